@@ -1,0 +1,59 @@
+# make lab     open the tutorials in JupyterLab
+# make test    run everything that CI runs
+# make test-slow   the tests that take minutes: students' copies run, a mutated wskit, memory
+# make notebooks   rebuild the tutorials from notebooks/src
+#
+# Each makes the environment .venv when it is missing or its requirements have changed.
+# Another Python (3.11 or newer): make test PYTHON=python3.13
+
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
+EXTRAS := lab,dev,browser,hub
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= 2
+
+# A kernel draws into its notebook unless MPLBACKEND says otherwise.
+unexport MPLBACKEND
+# pip compiles nothing: 15,000 modules are installed, and what is used is compiled when imported.
+unexport PYTHONDONTWRITEBYTECODE
+TEST_ENV := OMP_NUM_THREADS=1 PYTHONHASHSEED=0
+UNIT := -m "not network and not slow" -n $(JOBS) --dist worksteal
+NBVAL := -o addopts=-ra -p tests.nbval_plugin -p no:cacheprovider -n $(JOBS) --dist loadfile \
+	--nbval --nbval-current-env --nbval-sanitize-with=tests/nbval_sanitize.cfg \
+	--nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300
+BROWSER := -o addopts="--strict-markers --strict-config -ra"
+
+.PHONY: lab test test-slow notebooks clean
+.DELETE_ON_ERROR:
+
+lab: $(READY)
+	$(BIN)/wskit lab
+
+# One stage after the other, the quick ones first; the first that fails ends it.
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python notebooks/build.py --check
+	$(TEST_ENV) $(BIN)/python -m pytest $(UNIT)
+	$(TEST_ENV) WSKIT_OFFLINE=1 $(BIN)/python -m pytest $(NBVAL) notebooks/*.ipynb
+	$(TEST_ENV) $(BIN)/python -m pytest $(BROWSER) tests/browser
+
+test-slow: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -m "slow and not network"
+
+notebooks: $(READY)
+	$(BIN)/python notebooks/build.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "wskit needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		-c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $(READY)

@@ -1,0 +1,278 @@
+"""Build the executed tutorials from their sources, or check that they agree.
+
+    python notebooks/build.py [--check] [NAME ...]
+
+``src/NN_name.py`` (py:percent, with the tags of `wskit.course.TAGS`, say
+``# %% tags=["solution"]``) becomes ``NN_name.ipynb``: run top to bottom in a new kernel, outputs
+kept, and everything dropped that would differ in a rebuild on the same machine or that only a
+running kernel could show. A NAME is the whole of a name or its beginning (``01``). With
+``--check`` nothing is run: the cells of each source and notebook must be the same.
+
+What a source says beyond its text comes from its tags. ``solution`` and ``hide-input`` cells are
+folded; the first line, which still shows, must say what is behind it (``# Solution 1.2 (click to
+open)``). The build stops, and leaves the old notebook as it was, on an unknown tag, a solution
+without its tag, an error, anything on stderr, an absolute path or a memory address in an output,
+a picture over 100 dpi, or a notebook over 1 MB.
+
+The kernel runs this checkout's wskit with OMP_NUM_THREADS=1 and PYTHONHASHSEED=0. WSKIT_MIRROR,
+WSKIT_CACHE and WSKIT_OFFLINE are passed on as the caller has set them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import io
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from wskit.course import TAGS  # noqa: E402 - of this checkout, whatever else is installed
+
+MAX_BYTES = 1_000_000
+MAX_DPI = 100
+CELL_TIMEOUT = 300  # seconds
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+SOLUTION_CODE = re.compile(r"# Solution \d+\.\d+ \(click to open\)\n.")
+SOLUTION_TEXT = re.compile(r"<details>\s*<summary>Solution \d+\.\d+")
+LOOKS_LIKE_SOLUTION = re.compile(r"(# |<summary>)\s*solution\b", re.IGNORECASE)
+# The look-behinds keep URLs and base64 data apart from paths.
+MACHINE_BOUND = {
+    "an absolute path": re.compile(
+        r"(?<![\w+/=.:])/(?:work|root|home|tmp|Users|private|var|opt|usr)/|(?<!\w)[A-Z]:\\"
+    ),
+    "a memory address": re.compile(r"\b0x[0-9a-f]{7,}\b"),
+}
+
+
+class BuildError(Exception):
+    """A notebook that cannot be built as it stands: where, and why."""
+
+
+def sources(folder: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Return the sources in ``folder/src`` that begin with one of `names`; without any, all."""
+    found = sorted((folder / "src").glob("[0-9][0-9]_*.py"))
+    for name in names:
+        if not any(path.stem.startswith(name) for path in found):
+            raise BuildError(f"no source named {name}* in {folder / 'src'}")
+    return [path for path in found if not names or path.stem.startswith(tuple(names))]
+
+
+def read_source(path: Path) -> Any:
+    """Read a source as a notebook that has not been run, checked, folded and with stable ids."""
+    notebook = jupytext.read(path, fmt="py:percent")
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {
+                "display_name": "Python 3 (ipykernel)",
+                "language": "python",
+                "name": "python3",
+            },
+            "language_info": {"name": "python"},
+        }
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        _check_tags(cell, f"{path.name}, cell {number}")
+        for key in cell.metadata.keys() - {"tags", "slideshow"}:
+            del cell.metadata[key]  # jupytext's notes on blank lines
+        if cell.cell_type == "code" and {"solution", "hide-input"} & _tags(cell):
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    for cell, name in zip(notebook.cells, _cell_ids(notebook.cells), strict=True):
+        cell.id = name
+    return notebook
+
+
+def build(source: Path, target: Path) -> None:
+    """Execute a source and write it as a notebook, atomically.
+
+    Parameters
+    ----------
+    source
+        A py:percent file.
+    target
+        The notebook; its folder is where the kernel runs.
+
+    Raises
+    ------
+    BuildError
+        If the result is not fit to be kept; `target` is then left as it was.
+    """
+    notebook = read_source(source)
+    _execute(notebook, source.name, target.parent)
+    _normalise(notebook, source.name)
+    nbformat.validate(notebook)
+    text = as_text(notebook)
+    if len(text.encode()) > MAX_BYTES:
+        raise BuildError(
+            f"{source.name}: the notebook has {len(text.encode()):,} bytes, at most "
+            f"{MAX_BYTES:,} are allowed: draw fewer or smaller figures"
+        )
+    temporary = target.with_name(f".{target.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(target)
+
+
+def differences(source: Path, target: Path) -> list[str]:
+    """Return where a source and its notebook differ, in words; code, prose, ids and tags count."""
+    if not target.exists():
+        return [f"{target.name} does not exist"]
+    wanted = read_source(source).cells
+    found = nbformat.read(target, as_version=4).cells
+    differing = [
+        f"{target.name}, cell {number}: differs from {source.name}"
+        for number, (one, other) in enumerate(zip(wanted, found, strict=False))
+        if _essence(one) != _essence(other)
+    ]
+    if len(wanted) != len(found):
+        differing.append(f"{target.name} has {len(found)} cells, {source.name} {len(wanted)}")
+    return differing
+
+
+def as_text(notebook: Any) -> str:
+    """Return the bytes-for-bytes form in which a notebook is stored."""
+    return str(nbformat.writes(notebook)).rstrip("\n") + "\n"
+
+
+def _tags(cell: Any) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def _essence(cell: Any) -> tuple[object, ...]:
+    return cell.cell_type, cell.source, cell.metadata, cell.id
+
+
+def _check_tags(cell: Any, where: str) -> None:
+    """Refuse what would let a solution reach a student, or a cell escape the tests."""
+    unknown = _tags(cell) - TAGS.keys()
+    if unknown:
+        raise BuildError(
+            f"{where}: unknown tag {', '.join(sorted(unknown))}; there are {', '.join(TAGS)}"
+        )
+    if "NBVAL_" in cell.source:
+        raise BuildError(f"{where}: use a tag instead of an NBVAL_ comment")
+    if "solution" not in _tags(cell):
+        if LOOKS_LIKE_SOLUTION.match(cell.source) or SOLUTION_TEXT.search(cell.source):
+            raise BuildError(f"{where}: looks like a solution, but is not tagged so")
+    elif cell.cell_type == "code" and not SOLUTION_CODE.match(cell.source):
+        raise BuildError(f"{where}: a solution begins '# Solution 1.2 (click to open)'")
+    elif cell.cell_type != "code" and not SOLUTION_TEXT.match(cell.source):
+        raise BuildError(f"{where}: a solution in words begins <details><summary>Solution 1.2")
+    if "hide-input" in _tags(cell) and not cell.source.startswith("# "):
+        raise BuildError(f"{where}: a folded cell begins with a comment that says what it does")
+
+
+def _cell_ids(cells: Iterable[Any]) -> Iterator[str]:
+    """Yield an id a cell from its content, so that an edit changes no other cell's id."""
+    seen: Counter[str] = Counter()
+    for cell in cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        seen[digest] += 1
+        yield digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def _execute(notebook: Any, name: str, folder: Path) -> None:
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
+    environment.pop("MPLBACKEND", None)  # the kernel's own, which draws into the notebook
+    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=False,
+    )
+    try:
+        client.execute(env=environment)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise BuildError(f"{name}: {error}") from error
+
+
+def _normalise(notebook: Any, name: str) -> None:
+    """Drop what a rebuild would change; refuse what does not belong into a stored output."""
+    notebook.metadata.language_info = nbformat.from_dict({"name": "python"})
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        where = f"{name}, cell {number}"
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                raise BuildError(f"{where} writes to stderr: {output.text.strip()[:500]}")
+            data = output.get("data", {})
+            # The model's id is random, and without a kernel there is no such model: the static
+            # picture beside it is what a reader of the stored page can see.
+            data.pop(WIDGET_VIEW, None)
+            if "image/png" in data:
+                data["image/png"] = _plain_png(data["image/png"], where)
+            _check_machine_bound(output, where)
+
+
+def _plain_png(encoded: str, where: str) -> str:
+    """Encode a picture anew, without the program's version, the date and the like."""
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        dpi = max(image.info.get("dpi", (0, 0)))
+        if round(dpi) > MAX_DPI:
+            raise BuildError(f"{where}: a picture of {dpi:.0f} dpi, at most {MAX_DPI} are allowed")
+        plain = io.BytesIO()
+        pixels = image.convert("RGBA")
+        pixels.info.clear()
+        pixels.save(plain, "PNG", optimize=True)
+    return base64.b64encode(plain.getvalue()).decode()
+
+
+def _check_machine_bound(output: Any, where: str) -> None:
+    texts = [output.get("text", ""), *output.get("data", {}).values()]
+    for text in texts:
+        for what, pattern in MACHINE_BOUND.items():
+            if isinstance(text, str) and (match := pattern.search(text)):
+                line = text[max(0, match.start() - 40) : match.end() + 40].strip()
+                raise BuildError(f"{where} shows {what}: {line!r}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build or check the notebooks named on the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description="Build the tutorials from their sources.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="01_esd, or 01; default: all")
+    parser.add_argument("--check", action="store_true", help="compare only; nothing is run")
+    options = parser.parse_args(arguments)
+    try:
+        differing = []
+        for source in sources(HERE, options.names):
+            target = HERE / f"{source.stem}.ipynb"
+            if options.check:
+                differing += differences(source, target)
+                continue
+            start = time.monotonic()
+            build(source, target)
+            seconds = time.monotonic() - start
+            print(f"{target.name}: {seconds:.1f} s, {target.stat().st_size:,} bytes")
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if differing:
+        print(*differing, "run `make notebooks`", sep="\n", file=sys.stderr)
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

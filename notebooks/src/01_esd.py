@@ -1,0 +1,604 @@
+# %% [markdown]
+# # 01. The spectrum of a trained layer
+#
+# **By the end you will have shown that training leaves a trace that one can see in a single weight
+# matrix, without data and without running the network:** a tail of large eigenvalues that chance
+# does not produce. You will have seen how it grows, what its exponent goes with, and two ways in
+# which that exponent fools those who look at it alone.
+#
+# | | |
+# |---|---|
+# | **You will be able to** | compute the empirical spectral density (ESD) of a layer; say what a random matrix would look like (the Marchenko-Pastur law); fit a power law to the tail and read alpha; name the phases of training; tell what alpha does not mean |
+# | **You should know** | eigenvalues and singular values; maximum likelihood; [tutorial 00](00_start_here.ipynb) |
+# | **Time** | 60 minutes to read and do, two to three minutes to run on two CPU cores |
+# | **Downloads** | none; one section uses a public ResNet-20 of 1.1 MB if it can be had |
+
+# %% tags=["setup"]
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from scipy.stats import kendalltau
+from torch import nn
+
+from wskit import WskitError, checkpoints, data, exercises, features, fits, plots, spectra, widgets
+
+plt.rcParams.update(plots.STYLE)
+torch.set_num_threads(1)  # these matrices are small: a second thread would cost time
+N_SEEDS, EPOCHS = 5, 20  # the size knobs
+
+# %% [markdown]
+# ## The question
+#
+# Martin and Mahoney (2021) looked at the weights of hundreds of public networks and found that the
+# layers of good ones have *heavy-tailed* spectra. Their exponent alpha, computed from the weights
+# alone, went with the quality of the models. What does such a spectrum look like, how is alpha
+# measured, and when does it mean nothing?
+#
+# ## What chance looks like
+#
+# Fill a matrix $W$ of $N \times M$, $N \ge M$, with independent random numbers of variance
+# $\sigma^2$ and take the eigenvalues of $W^\top W$, the squared singular values of $W$. Marchenko
+# and Pastur (1967) found what those of $X = W^\top W / N$ do as the matrix grows: they fill an
+# interval, with sharp edges, and with $Q = N/M$ their density is
+#
+# $$ \rho(\lambda) = \frac{Q}{2\pi\sigma^2}\,
+#    \frac{\sqrt{(\lambda_+ - \lambda)(\lambda - \lambda_-)}}{\lambda},
+#    \qquad \lambda_\pm = \sigma^2 \left(1 \pm 1/\sqrt{Q}\right)^2 . $$
+#
+# Note the $1/N$: here, and in all of this kit, eigenvalues are those of $W^\top W$, $N$ times as
+# large.
+
+
+# %%
+def marchenko_pastur(N, M, sigma):
+    """Points of the density of the eigenvalues of W^T W, edge to edge."""
+    Q = N / M
+    low, high = sigma**2 * (1 - Q**-0.5) ** 2, sigma**2 * (1 + Q**-0.5) ** 2
+    x = np.linspace(low, high, 200)[1:]
+    density = Q / (2 * np.pi * sigma**2) * np.sqrt((high - x) * (x - low)) / x
+    return N * x, density / N
+
+
+mp_x, mp_y = marchenko_pastur(1000, 500, 1.0)
+law = fits.MarchenkoPastur(sigma=1.0, N=1000, M=500)
+print("equal to the helper:", np.allclose(law.pdf(mp_x[:-1]), mp_y[:-1]))
+
+# %% [markdown]
+# **Predict first.** The law is made for infinite matrices. Will it describe one of 40 × 20? Does the
+# largest eigenvalue stay inside of the edge?
+
+
+# %%
+def noise(N, M, seed):
+    return torch.randn(N, M, generator=torch.Generator().manual_seed(seed))
+
+
+fig, axs = plt.subplots(1, 3, figsize=(9, 3))
+for ax, M in zip(axs, (20, 100, 500), strict=True):
+    s = spectra.spectrum(noise(2 * M, M, seed=0))
+    plots.plot_esd(s, scale="linear", bins=25, ax=ax)
+    ax.plot(*marchenko_pastur(2 * M, M, 1.0), color=plots.PALETTE["fit"])
+    ax.get_legend().remove()
+    draws = [spectra.spectrum(noise(2 * M, M, seed)).eigenvalues[-1] for seed in range(20)]
+    ratio = np.array(draws) / fits.MarchenkoPastur(1.0, 2 * M, M).lambda_plus
+    print(f"M = {M}: largest / edge, 20 draws: {ratio.mean():.3f} ± {ratio.std():.3f}")
+print(plots.describe(fig))
+
+# %% [markdown]
+# Already at 100 columns the law fits without a free parameter, and the largest eigenvalue is at the
+# edge to within a few per cent; its scatter shrinks as $M^{-2/3}$ (Tracy and Widom).
+#
+# ## Networks to look at
+#
+# Networks are trained on digits (UCI, CC BY 4.0, by way of scikit-learn), from five seeds. The
+# layer to look at is the middle one, of 128 × 256 weights. `keep` names the updates before which a
+# copy of it is kept; 0 is before training.
+
+
+# %%
+digits = data.load_dataset("digits", seed=0)
+x, y = digits.train_x.flatten(1), digits.train_y
+
+
+def batches(size):
+    while True:  # one epoch after the other
+        yield from torch.randperm(len(x)).split(size)
+
+
+# %%
+def train(seed, size=64, lr=0.05, labels=y, n_updates=None, keep=(0,)):
+    torch.manual_seed(seed)
+    layers = nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
+    net = nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
+    n_updates, kept = n_updates or EPOCHS * -(-len(x) // size), {}
+    for step, batch in zip(range(n_updates), batches(size), strict=False):
+        if step in keep:
+            kept[step] = net[2].weight.detach().clone()
+        loss = nn.functional.cross_entropy(net(x[batch]), labels[batch])
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+    return kept, net
+
+
+# %%
+def accuracy(net):
+    outputs = net(digits.test_x.flatten(1))
+    return (outputs.argmax(1) == digits.test_y).float().mean().item()
+
+
+runs = [train(seed) for seed in range(N_SEEDS)]
+scores = [accuracy(net) for _, net in runs]
+print(f"test accuracy: {np.mean(scores):.2f} ± {np.std(scores):.2f} over {N_SEEDS} seeds")
+
+# %% [markdown]
+# ## The ESD of a layer
+#
+# The histogram of the eigenvalues is the empirical spectral density (ESD). By its definition, and
+# by the helper, which finds the eigenvalues from $W^\top W$, in double precision and several times
+# faster, and gives them in ascending order:
+
+# %%
+kept, net = runs[0]
+W0, W = kept[0], net[2].weight.detach()
+eigenvalues = np.linalg.svd(W.double().numpy(), compute_uv=False) ** 2
+s0, s = spectra.spectrum(W0, name="before training"), spectra.spectrum(W, name="trained")
+print("equal to the definition:", np.allclose(s.eigenvalues[::-1], eigenvalues))
+print(f"N = {s.N}, M = {s.M}, Q = N/M = {s.Q:.0f}; the largest eigenvalue is {eigenvalues[0]:.2f}")
+
+# %% [markdown]
+# The weights of a trained layer have no $\sigma$ that is known beforehand. `fit_marchenko_pastur`
+# finds the one whose law fits the bulk of the eigenvalues, leaving out those beyond the edge, and
+# counts them.
+
+# %%
+fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
+for ax, spectrum, bins in zip(axs, (s0, s), (25, 90), strict=True):
+    mp = fits.fit_marchenko_pastur(spectrum.eigenvalues, N=spectrum.N, M=spectrum.M)
+    plots.plot_esd(spectrum, mp=mp, scale="linear", bins=bins, ax=ax)
+    print(f"{spectrum.name}: sigma {mp.sigma:.4f}, {mp.n_spikes} of {spectrum.M} beyond the edge")
+print(f"largest eigenvalue of the trained layer / edge: {1 / mp.soft_rank:.1f}")
+print(plots.describe(fig))
+
+# %% [markdown]
+# Training has pulled a few eigenvalues far out of the bulk. They are directions in which the layer
+# now acts strongly. The rest still looks like chance.
+#
+# ## A power law for the tail
+#
+# On logarithmic axes such a tail is often nearly straight: $\rho(\lambda) \propto
+# \lambda^{-\alpha}$ for $\lambda \ge x_{\min}$. For a given $x_{\min}$, with $n$ eigenvalues above
+# it, the likelihood is largest at (Clauset, Shalizi and Newman 2009, eq. 3.1)
+#
+# $$ \alpha = 1 + n \Big/ \sum_{i=1}^{n} \ln \frac{\lambda_i}{x_{\min}} . $$
+#
+# Where does the tail begin? Clauset et al. take each eigenvalue as $x_{\min}$ in turn, fit, and
+# keep the one whose fit is nearest to the data in the Kolmogorov-Smirnov distance, $D =
+# \max_\lambda |F(\lambda) - S(\lambda)|$, where $F$ is the law's distribution function and $S$
+# that of the tail.
+
+
+# %%
+def fit_tail(eigenvalues):
+    """Clauset's search, as written: (ks, alpha, xmin) of the best xmin."""
+    best = (np.inf, np.nan, np.nan)
+    for xmin in np.sort(eigenvalues)[:-1]:
+        tail = np.sort(eigenvalues[eigenvalues >= xmin])
+        alpha = 1 + tail.size / np.log(tail / xmin).sum()
+        F = 1 - (tail / xmin) ** (1 - alpha)
+        S = np.arange(tail.size) / tail.size
+        best = min(best, (np.abs(F - S).max(), alpha, xmin))
+    return best
+
+
+# %%
+ks, alpha, xmin = fit_tail(s.eigenvalues)
+fit = fits.fit_power_law(s.eigenvalues)
+print(f"written out: alpha {alpha:.3f}, xmin {xmin:.3f}, KS distance {ks:.3f}")
+print("equal to the helper:", np.allclose([fit.ks, fit.alpha, fit.xmin], [ks, alpha, xmin]))
+
+# %% [markdown]
+# The helper's search is as exact, and takes milliseconds where the loop takes seconds on a large
+# layer. It also gives the standard error of alpha, $(\alpha - 1)/\sqrt{n}$; a bootstrap, which
+# chooses $x_{\min}$ anew in each sample, says more honestly how well alpha is known.
+#
+# Left, what the search saw. Right, its result; the grey outline is a **control**: the same numbers,
+# put into the matrix in a random order. It has the same entries and none of the structure.
+
+# %%
+low, high = fits.alpha_interval(s.eigenvalues, rng=0)
+print(
+    f"alpha {fit.alpha:.2f}, standard error {fit.sigma:.2f}, 90 % interval {low:.2f} to {high:.2f}"
+)
+null = spectra.spectrum(spectra.shuffled(W, seed=0))
+fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
+plots.plot_xmin_scan(fits.ks_curve(s.eigenvalues), fit=fit, ax=axs[0])
+plots.plot_esd(s, fit=fit, null=null, ax=axs[1]).legend(fontsize=8)
+print(plots.describe(fig))
+
+# %% [markdown]
+# ## The measurement
+#
+# One network is an anecdote. For each of the five: alpha before training, after training, and of
+# the trained weights shuffled; and the largest eigenvalue in units of the Marchenko-Pastur edge.
+# Beside alpha, a second estimate of it: Hill's (1975), which takes the larger half of the
+# eigenvalues as the tail, and so has no $x_{\min}$ to jump about.
+
+
+# %%
+def measure(W, **what):
+    e, (M, N) = spectra.spectrum(W).eigenvalues, sorted(W.shape)
+    mp = fits.fit_marchenko_pastur(e, N=N, M=M)
+    row = {"alpha": fits.fit_power_law(e).alpha, "top / edge": 1 / mp.soft_rank}
+    row |= {"Hill": fits.fit_power_law(e, method="hill").alpha, "spikes": mp.n_spikes}
+    row |= {"log norm": np.log10(e.sum()), "phase": fits.classify_phase(e, N=N, M=M).name}
+    return what | row
+
+
+# %%
+rows = []
+for seed, (kept, net) in enumerate(runs):
+    W = net[2].weight.detach()
+    rows.append(measure(kept[0], kind="before", seed=seed))
+    rows.append(measure(W, kind="trained", seed=seed))
+    rows.append(measure(spectra.shuffled(W, seed=seed), kind="shuffled", seed=seed))
+table = pd.DataFrame(rows)
+columns = ["alpha", "Hill", "top / edge", "spikes"]
+print(table.groupby("kind", sort=False)[columns].agg(["mean", "std"]).round(2).to_string())
+wide = table.pivot(index="seed", columns="kind", values="alpha")
+print("alpha smaller than shuffled, seeds:", (wide.trained < wide.shuffled).sum(), "of", N_SEEDS)
+
+# %%
+fig, axs = plt.subplots(1, 2, figsize=(7.5, 3.2))
+for ax, column in zip(axs, ["alpha", "top / edge"], strict=True):
+    colors = [plots.PALETTE[key] for key in ("null", "data", "accent")]
+    look = {"palette": colors, "size": 8, "alpha": 0.6, "jitter": False}
+    sns.stripplot(table, x="kind", y=column, hue="kind", **look, ax=ax)
+    ax.set(xlabel="", ylabel=column)
+axs[1].axhline(1, color=plots.PALETTE["fit"], ls=":", label="Marchenko-Pastur edge")
+axs[1].legend(loc="center")
+print(plots.describe(fig))
+
+# %% [markdown]
+# In every seed, the largest eigenvalue of the trained layer lies several edges out, and that of the
+# shuffled weights at the edge or a little above. Alpha is near 2 after training, with hardly any
+# spread; before training and after shuffling it is larger and scatters widely, because there is no
+# power law to be found.
+#
+# ## Phases of training
+#
+# Martin and Mahoney name what a layer goes through: *random-like*; *bleeding-out*, when the first
+# eigenvalues pass the edge; *bulk+spikes*, when they stand apart; *bulk-decay*, when the bulk
+# itself frays; *heavy-tailed*; and, when training goes wrong, *rank-collapse*. They describe the
+# phases by their looks. `classify_phase` puts thresholds to that (they are this kit's; its
+# docstring lists them). One network, from its first updates on:
+
+# %%
+steps = (0, 20, 25, 30, 40, 60, 100, 300)
+kept, _ = train(seed=0, keep=steps)
+evolution = pd.DataFrame(measure(W, update=step) for step, W in kept.items())
+print(evolution[["update", "phase", "spikes", "top / edge", "alpha", "Hill"]].round(2).to_string())
+shown = [step for step in (0, 30, 60, 300) if step in kept]
+layer = [spectra.spectrum(kept[step], name="2.weight") for step in shown]
+ax = plots.plot_esd_evolution(layer, shown, step_name="update", bins=30)
+print(plots.describe(ax))
+
+# %% [markdown]
+# The bulk stays where it was and eigenvalues leave it one after the other, until they form a tail.
+# Nothing here is a sharp border: a phase is a word for a picture.
+#
+# ## What goes with alpha
+#
+# Martin and Mahoney found that smaller batches give heavier tails. **Predict:** will it show in
+# networks as small as these? The family: three batch sizes, two learning rates, all seeds, each
+# trained for the same number of epochs.
+
+# %%
+rows = []
+for lr in (0.02, 0.1):
+    for size in (32, 128, 512):
+        for seed in range(N_SEEDS):
+            _, net = train(seed, size, lr)
+            row = measure(net[2].weight.detach(), lr=lr, size=size, seed=seed)
+            rows.append(row | {"accuracy": accuracy(net)})
+family = pd.DataFrame(rows)
+by_size = family.groupby(["lr", "size"])[["accuracy", "alpha", "Hill", "log norm"]]
+print(by_size.agg(["mean", "std"]).round(3).to_string())
+
+# %%
+fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
+look = {"hue": "lr", "palette": [plots.PALETTE["data"], plots.PALETTE["accent"]], "markers": "o"}
+sns.pointplot(family, x="size", y="Hill", errorbar="sd", capsize=0.1, **look, ax=axs[0])
+axs[0].set(xlabel="batch size", ylabel="alpha (Hill), mean and spread")
+axs[0].legend(title="learning rate", loc="upper left")
+sns.scatterplot(
+    family, x="Hill", y="accuracy", hue="size", style="lr", palette="viridis", ax=axs[1]
+)
+axs[1].set(xlabel="alpha (Hill)", ylabel="test accuracy")
+print(plots.describe(fig))
+
+# %% [markdown]
+# It shows: at each learning rate, the smaller the batch, the heavier the tail. But the smaller the
+# batch, the more updates are in an epoch. **A control:** batches of 512 again, now with as many
+# *updates* as those of 32 had.
+
+# %%
+n_updates = EPOCHS * -(-len(x) // 32)
+more = [train(seed, 512, 0.02, n_updates=n_updates)[1][2].weight for seed in range(N_SEEDS)]
+same_updates = pd.DataFrame(measure(W.detach()) for W in more)
+few = family[(family.lr == 0.02) & (family["size"] == 32)]
+for name, rows in [("batch 32", few), ("batch 512, as many updates", same_updates)]:
+    values = ", ".join(f"{c} {rows[c].mean():.3f} ± {rows[c].std():.3f}" for c in ("alpha", "Hill"))
+    print(f"{name}: {values}")
+
+# %% [markdown]
+# With equally many updates the difference is gone, to within its spread. In these networks it was
+# not the noise of small batches that made the tail heavy but the length of the training. The
+# effect that Martin and Mahoney describe for larger networks is **not seen here** once this is
+# held equal.
+#
+# ## Does it tell the accuracy?
+#
+# Kendall's tau compares two orders: 1 if they agree, -1 if they are opposite. Over the six members
+# of the family, once for each seed; and within one member, over its seeds.
+
+# %%
+rows = []
+for metric in ("alpha", "Hill", "log norm"):
+    for _seed, nets in family.groupby("seed"):
+        rows.append((metric, "over the family", kendalltau(nets[metric], nets.accuracy)[0]))
+    for _member, nets in family.groupby(["lr", "size"]):
+        rows.append((metric, "within a member", kendalltau(nets[metric], nets.accuracy)[0]))
+taus = pd.DataFrame(rows, columns=["metric", "group", "tau"])
+print(taus.groupby(["metric", "group"], sort=False).tau.agg(["mean", "std", "min", "max"]).round(2))
+
+# %% [markdown]
+# Over the family, a heavier tail goes with a better network, in every seed. Within one member,
+# between networks that differ in their seed only, no order is left: tau has either sign. What
+# alpha tells here is how far a network has been trained, and not which of two equals is the better.
+#
+# ### Simpson's paradox
+#
+# A metric can go one way within a family and the other way across families. Four public ResNets
+# for CIFAR-10 (Idelbayev): their published errors, and two averages over their layers, as figures
+# of ours from the files that the manifest names (`spectral_table(..., convention="weightwatcher")`).
+
+# %%
+resnets = pd.DataFrame(
+    {
+        "depth": [20, 32, 44, 56],
+        "test error %": [8.27, 7.37, 6.90, 6.61],
+        "mean alpha": [4.09, 4.80, 4.55, 4.58],
+        "mean log norm": [1.717, 1.537, 1.399, 1.298],
+    }
+)
+for metric in ("mean alpha", "mean log norm"):
+    tau, p = kendalltau(resnets[metric], 100 - resnets["test error %"])
+    print(f"{metric} against accuracy, over depth: tau {tau:.2f}, p {p:.2f}, 4 networks")
+tau = taus[(taus.metric == "log norm") & (taus.group == "over the family")].tau.mean()
+print(f"log norm against accuracy, our family of one depth: tau {tau:.2f}")
+
+# %% [markdown]
+# In our family the larger norm belongs to the better network, over depth the smaller one does. Both
+# are true, and neither is a law: depth, norm and error all move together from the shortest ResNet
+# to the longest, and four points are four points. Martin and Mahoney (2021b) tell the story of a
+# contest in which metrics of scale and of shape swapped their roles in this way.
+#
+# ## Look around
+#
+# Choose a layer, move $x_{\min}$, compare with the shuffled weights. **A goal:** in layer
+# `2.weight`, find the smallest $x_{\min}$ whose KS distance stays below 0.15. How far does alpha
+# move on the way?
+
+# %%
+explorer = widgets.EsdExplorer(runs[0][1].state_dict(), layer="2.weight")
+explorer
+
+# %% [markdown]
+# The panel holds nothing that a cell could not do. This is what its `.code()` returns, and the
+# picture that those lines draw.
+
+# %%
+print(explorer.code())
+
+# %%
+weights = runs[0][1].state_dict()
+s = spectra.spectrum(weights["2.weight"], name="2.weight")
+ax = plots.plot_esd(s, fit=fits.fit_power_law(s.eigenvalues))
+print(plots.describe(ax))
+
+# %% [markdown]
+# ## What would have fooled us
+#
+# **Noise has an alpha too.** The search always returns a number. Here is alpha of matrices of
+# pure Gaussian noise, twice as long as wide, five of each size.
+
+# %%
+rows = []
+for N, M in [(32, 16), (128, 64), (512, 256), (256, 256), (2048, 256)]:
+    for seed in range(N_SEEDS):
+        e = spectra.spectrum(noise(N, M, seed)).eigenvalues
+        law = {
+            "alpha": fits.fit_power_law(e).alpha,
+            "Hill": fits.fit_power_law(e, method="hill").alpha,
+        }
+        rows.append({"N": N, "M": M} | law)
+chance = pd.DataFrame(rows).groupby(["N", "M"], sort=False)[["alpha", "Hill"]]
+print(chance.agg(["min", "median", "max"]).round(1).to_string())
+
+# %% [markdown]
+# With few eigenvalues alpha can take nearly any value, and a small matrix of noise can show one
+# that would pass for a trained layer's. Below about 50 eigenvalues, do not read it. And noise of
+# one size but another **aspect ratio** has another alpha: square matrices look heavy-tailed to
+# Hill's estimate, long ones do not. Compare equal shapes, or windows of equal shape
+# (`spectra.aspect_spectrum`). The helper says such things in words:
+
+# %%
+e = spectra.spectrum(noise(32, 16, seed=0)).eigenvalues
+mp = fits.fit_marchenko_pastur(e, N=32, M=16)
+print("\n".join(fits.caveats(fits.fit_power_law(e), mp=mp)))
+
+# %% [markdown]
+# **Does a small alpha mean that the network is good?** Train on labels that were permuted at
+# random: nothing can be learned that helps on the test set.
+
+# %%
+rows = []
+for seed in range(N_SEEDS):
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    _, liar = train(seed, labels=y[order])
+    row = measure(liar[2].weight.detach(), seed=seed)
+    rows.append(row | {"test accuracy": accuracy(liar)})
+liars = pd.DataFrame(rows)
+columns = ["alpha", "Hill", "top / edge", "test accuracy"]
+print(liars[columns].agg(["mean", "std"]).round(2).to_string())
+larger = (liars.alpha.to_numpy() > wide.trained.to_numpy()).sum()
+print("alpha larger than with true labels, seeds:", larger, "of", N_SEEDS)
+
+# %% [markdown]
+# A network that has learned nothing of use has eigenvalues beyond the edge as well: they say that
+# training has acted on the layer, not that what it learned is true. Its alpha is larger than that
+# of the networks that learned the digits; but many a layer of a good public network has such an
+# alpha, as the next section shows, and no border between right and wrong can be read off it.
+
+# %% [markdown]
+# ## A real network
+#
+# The public ResNet-20 of Idelbayev (BSD 2-Clause) has 20 weight matrices, and classifies CIFAR-10
+# with an error of 8.3 %. Its convolutions are 4-D: each of the 3 × 3 positions of the kernel is a
+# matrix, and the eigenvalues of the nine are pooled (`conv="slices"`, Martin and Mahoney's
+# rule). If the file can be had neither from the cache nor from the internet nor from a mirror
+# folder (`WSKIT_MIRROR`), the cells below look at our own network instead.
+
+# %% tags=["nbval-ignore-output"]
+try:
+    resnet = checkpoints.open_checkpoint(data.fetch("cifar-resnet20", progress=False, retries=0))
+    print(f"ResNet-20: {len(resnet)} tensors, {resnet.nbytes / 1e6:.2f} MB")
+except WskitError as error:
+    resnet = runs[0][1].state_dict()
+    print(error)
+layers = features.spectral_table(resnet, conv="slices")
+columns = ["name", "N", "M", "n_eigenvalues", "alpha", "sigma", "ks", "log_spectral_norm"]
+print(layers[columns].round(2).to_string(index=False))
+
+# %% tags=["nbval-ignore-output"]
+fig, axs = plt.subplots(1, 3, figsize=(9, 3.5))
+for ax, name in zip(axs, layers.name.iloc[[1, len(layers) // 2, -2]], strict=True):
+    s = spectra.spectrum(resnet[name], name=name)
+    null = spectra.spectrum(spectra.shuffled(resnet[name], seed=0))
+    plots.plot_esd(s, fit=fits.fit_power_law(s.eigenvalues), null=null, bins=40, ax=ax)
+    ax.set_title(f"{name}\n{s.n_matrices} × {s.N} × {s.M}", fontsize=10)
+    ax.legend(fontsize=7, loc="lower left")
+print(plots.describe(fig))
+
+# %% [markdown]
+# ## Limits
+#
+# - One architecture, one small data set, one optimiser; five seeds. What is shown here is that the
+#   trace exists and how it is measured, not that alpha ranks models.
+# - A straight line on logarithmic axes is a weak test: a KS distance is not a p-value, and a
+#   lognormal may fit as well. A tail of a few dozen eigenvalues cannot tell them apart.
+# - "As many updates" was tried at one learning rate and one pair of batch sizes.
+# - The figures of the ResNets of 32 to 56 layers are quoted; only the one of 20 can be computed in
+#   this page, if its file is at hand.
+#
+# ## Exercise 1.1 (10 minutes)
+#
+# Write the exponent yourself: a function of the eigenvalues and $x_{\min}$ that returns the
+# maximum-likelihood alpha of the tail.
+
+
+# %% tags=["exercise"]
+# Exercise 1.1
+def exponent(eigenvalues, xmin):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_power_law_exponent(exponent))
+
+# %% [markdown]
+# <details><summary>Hint 1.1</summary>
+#
+# Only eigenvalues of at least $x_{\min}$ count, both in the sum and in $n$. What is the logarithm
+# taken of?
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 1.1 (click to open)
+def exponent(eigenvalues, xmin):
+    kept = eigenvalues[eigenvalues >= xmin]
+    return 1 + len(kept) / np.sum(np.log(kept / xmin))
+
+
+print(exercises.check_power_law_exponent(exponent))
+
+# %% [markdown]
+# ## Exercise 1.2 (5 minutes)
+#
+# Where does chance end? Write a function of $N$, $M$ and $\sigma$ that returns the upper edge of the
+# eigenvalues of $W^\top W$. Then try it: how many eigenvalues of the layers above are beyond it?
+
+
+# %% tags=["exercise"]
+# Exercise 1.2
+def edge(N, M, sigma):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_marchenko_pastur_edge(edge))
+
+# %% [markdown]
+# <details><summary>Hint 1.2</summary>
+#
+# The formula above is for $W^\top W / N$. Which factor is missing, and how does a variance enter?
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 1.2 (click to open)
+def edge(N, M, sigma):
+    return sigma**2 * (np.sqrt(N) + np.sqrt(M)) ** 2
+
+
+print(exercises.check_marchenko_pastur_edge(edge))
+
+# %% [markdown]
+# ## Summary
+#
+# - The ESD of an untrained layer follows the Marchenko-Pastur law; a trained layer's has
+#   eigenvalues far beyond its edge, in all of the seeds.
+# - Shuffling the trained weights takes them away: what is seen is structure, not the size of
+#   single weights.
+# - A power law fitted to the tail has an exponent near 2 in the trained layers. Of noise, the same
+#   fit returns anything.
+# - Smaller batches went with heavier tails, and the effect was gone when the number of updates was
+#   held equal.
+# - Alpha ordered networks that had been trained for longer or shorter; it did not order networks
+#   that differ in their seed only. A metric's order can turn round across depths.
+# - Networks trained on random labels show the trace as well: it tells that a layer was trained, not
+#   that the model is right.
+#
+# ## References
+#
+# 1. C. H. Martin and M. W. Mahoney, *Implicit self-regularization in deep neural networks*, JMLR
+#    22(165), 2021, arXiv:1810.01075.
+# 2. C. H. Martin, T. Peng and M. W. Mahoney, *Predicting trends in the quality of state-of-the-art
+#    neural networks without access to training or testing data*, Nature Communications 12, 4122,
+#    2021, arXiv:2002.06716.
+# 3. V. A. Marchenko and L. A. Pastur, *Distribution of eigenvalues for some sets of random
+#    matrices*, Mathematics of the USSR-Sbornik 1, 457, 1967,
+#    doi:10.1070/SM1967v001n04ABEH001994.
+# 4. A. Clauset, C. R. Shalizi and M. E. J. Newman, *Power-law distributions in empirical data*,
+#    SIAM Review 51, 661, 2009, arXiv:0706.1062.
+# 5. C. H. Martin and M. W. Mahoney, *Post-mortem on a deep learning contest: a Simpson's paradox and
+#    the complementary roles of scale metrics versus shape metrics*, 2021b, arXiv:2106.00734.
+# 6. B. M. Hill, *A simple general approach to inference about the tail of a distribution*, Annals
+#    of Statistics 3, 1163, 1975, doi:10.1214/aos/1176343247.
+# 7. Y. Idelbayev, *Proper ResNet implementation for CIFAR10/CIFAR100 in PyTorch*,
+#    github.com/akamaster/pytorch_resnet_cifar10.

@@ -1,0 +1,85 @@
+"""Fixtures of the tests in a browser: JupyterLab, Debian's Chromium by Playwright, a page."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from lab_kit import WAIT, running_lab
+
+SCREENSHOTS = Path(__file__).with_name("screenshots")
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser"])), None)
+
+# Of Chromium and JupyterLab themselves, in a page that is as it should be.
+_HARMLESS = ("favicon.ico", "Autofill", "third-party cookie")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip with the reason where there is no browser, unless one is required."""
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    missing = _missing()
+    for item in here:
+        item.add_marker(pytest.mark.browser)
+        if missing and os.environ.get("WSKIT_REQUIRE_BROWSER") != "1":
+            item.add_marker(pytest.mark.skip(reason=missing))
+
+
+def _missing():
+    try:
+        import jupyterlab
+        import playwright
+    except ImportError as error:
+        return f"{error.name} is not installed: pip install -e '.[lab,browser]'"
+    assert jupyterlab
+    assert playwright
+    return "" if CHROMIUM else "no Chromium is found: apt-get install chromium"
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if missing := _missing():
+        pytest.fail(f"WSKIT_REQUIRE_BROWSER=1, and {missing}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def tab(chromium):
+    """A page with a list of what went wrong in it."""
+    page = chromium.new_page(viewport={"width": 1300, "height": 1000})
+    page.set_default_timeout(WAIT)
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(f"page error: {error}"))
+
+    def note(message):
+        where = f"{message.text} {message.location.get('url', '')}"
+        if message.type == "error" and not any(word in where for word in _HARMLESS):
+            page.problems.append(f"console error: {where}")
+
+    page.on("console", note)
+    yield page
+    page.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Keep what the page shows when a test fails."""
+    report = yield
+    page = item.funcargs.get("page")
+    if report.when == "call" and report.failed and page is not None:
+        SCREENSHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{item.name}.png")
+    return report

@@ -1,0 +1,482 @@
+import numpy as np
+import pytest
+import torch
+
+from wskit.errors import SpectrumError
+from wskit.spectra import (
+    aspect_spectrum,
+    difference,
+    inventory,
+    low_rank_spectrum,
+    matrices,
+    shuffled,
+    shuffled_weights,
+    spectra,
+    spectral_density,
+    spectrum,
+)
+
+
+def randn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def naive_spectrum(W, conv):
+    """Squared singular values, slice by slice, in numpy."""
+    W = W.double().numpy()
+    if W.ndim == 2:
+        slices = [W]
+    elif conv == "unfold":
+        slices = [W.reshape(W.shape[0], -1)]
+    else:
+        slices = [W[:, :, i, j] for i in range(W.shape[2]) for j in range(W.shape[3])]
+    return np.sort(np.concatenate([np.linalg.svd(s, compute_uv=False) ** 2 for s in slices]))
+
+
+@pytest.mark.parametrize(
+    "shape", [(7, 5), (5, 7), (6, 6), (8, 3, 3, 3), (3, 8, 2, 4), (4, 4, 1, 1)]
+)
+@pytest.mark.parametrize("conv", ["slices", "unfold"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_spectrum_equals_the_squared_singular_values(shape, conv, dtype):
+    W = randn(*shape, dtype=dtype)
+    s = spectrum(W, conv=conv)
+    expected = naive_spectrum(W, conv)
+    np.testing.assert_allclose(s.eigenvalues, expected, rtol=1e-9, atol=1e-13 * expected[-1])
+    assert s.N >= s.M
+    assert s.n_matrices * s.M == s.eigenvalues.size
+    assert s.n_matrices * s.N * s.M == W.numel()
+    assert s.Q == s.N / s.M
+
+
+def test_svd_sees_what_the_gram_matrix_cannot():
+    """An eigenvalue of 1e-18 of the largest: kept by singular values, lost in W^T W."""
+    U, V = torch.linalg.qr(randn(9, 3))[0].double(), torch.linalg.qr(randn(3, 3))[0].double()
+    U, V = torch.linalg.qr(U)[0], torch.linalg.qr(V)[0]
+    W = (U * torch.tensor([1.0, 1e-4, 1e-9], dtype=torch.float64)) @ V.T
+    assert spectrum(W, method="svd").eigenvalues == pytest.approx([1e-18, 1e-8, 1], rel=1e-4)
+    assert spectrum(W).eigenvalues[1:] == pytest.approx([1e-8, 1], rel=1e-6)
+    assert spectrum(W).eigenvalues[0] < 1e-15
+
+
+def test_spectrum_recovers_planted_singular_values():
+    U, V = torch.linalg.qr(randn(40, 10))[0], torch.linalg.qr(randn(10, 10, seed=1))[0]
+    planted = torch.linspace(0.1, 5, 10)
+    s = spectrum((U * planted) @ V.T)
+    np.testing.assert_allclose(s.eigenvalues, planted**2, rtol=1e-5)
+
+
+def test_spectrum_is_invariant():
+    """Transposing W or permuting its neurons changes nothing; scaling by c scales by c^2."""
+    W = randn(30, 20)
+    expected = spectrum(W).eigenvalues
+    permuted = W[torch.randperm(30)][:, torch.randperm(20)]
+    for same in (W.T, permuted, W.flip(0)):
+        np.testing.assert_allclose(spectrum(same).eigenvalues, expected, rtol=1e-9)
+    np.testing.assert_allclose(spectrum(4 * W).eigenvalues, 16 * expected, rtol=1e-12)
+
+
+def test_spectrum_is_read_only_and_never_negative():
+    rank_one = torch.outer(randn(50), randn(40))
+    eigenvalues = spectrum(rank_one).eigenvalues
+    assert (eigenvalues >= 0).all()
+    assert (eigenvalues[:-1] < 1e-12 * eigenvalues[-1]).all()
+    with pytest.raises(ValueError, match="read-only"):
+        eigenvalues[0] = 1
+
+
+def test_spectrum_leaves_the_tensor_alone():
+    W = randn(6, 4).requires_grad_()
+    before = W.detach().clone()
+    spectrum(W)
+    assert torch.equal(W, before)
+    assert W.dtype is torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("shape", [(512, 300), (64, 64, 3, 3)])
+def test_spectrum_on_cuda_equals_that_on_cpu(shape):
+    W = randn(*shape)
+    on_cpu, on_gpu = spectrum(W).eigenvalues, spectrum(W, device="cuda").eigenvalues
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-9, atol=1e-12 * on_cpu[-1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_spectra_on_cuda_equal_those_on_cpu():
+    weights = {"conv.weight": randn(64, 32, 3, 3), "fc": randn(700, 400), "pos": randn(1, 9, 5)}
+    for on_cpu, on_gpu in zip(spectra(weights), spectra(weights, device="cuda"), strict=True):
+        largest = on_cpu.eigenvalues[-1]
+        np.testing.assert_allclose(
+            on_gpu.eigenvalues, on_cpu.eigenvalues, rtol=1e-9, atol=1e-12 * largest
+        )
+
+
+@pytest.mark.parametrize(
+    ("W", "message"),
+    [
+        (torch.zeros(3), r"'w' of shape \(3,\) has no spectrum: a vector"),
+        (torch.tensor(1.0), "a scalar"),
+        (torch.zeros(2, 3, 4, 1, 1, 1), "it has 6 dimensions, and no rule is known"),
+        (torch.zeros(8, 1, 3, 3), "one eigenvalue; conv='unfold' takes its kernel as columns"),
+        (torch.zeros(2, 3, dtype=torch.int64), "its dtype is int64, and a floating dtype"),
+        (torch.zeros(2, 3, dtype=torch.complex64), "its dtype is complex64"),
+        (torch.zeros(2, 3).to(torch.float8_e4m3fn), "its dtype is float8_e4m3fn"),
+        (torch.zeros(0, 3), "it is empty"),
+        (torch.zeros(1, 3), "one row or column"),
+        (torch.tensor([[1.0, float("nan")], [float("inf"), 0.0]]), "'w' holds NaN or inf"),
+    ],
+)
+def test_bad_tensors_are_refused_in_one_sentence(W, message):
+    with pytest.raises(SpectrumError, match=message):
+        spectrum(W, name="w")
+
+
+def test_an_unknown_rule_is_refused(without_type_checks):
+    with pytest.raises(SpectrumError, match=r"conv must be one of \('slices', .*\), got 'flat'"):
+        list(matrices({"w": randn(3, 3)}, conv="flat"))
+
+
+WEIGHTS = {
+    "conv.weight": randn(8, 4, 3, 3),
+    "conv.bias": randn(8),
+    "fc.weight": randn(5, 9),
+    "steps": torch.tensor(7),
+    "table": torch.zeros(4, 4, dtype=torch.int64),
+}
+
+
+def test_matrices_and_inventory_name_every_tensor_once():
+    found = dict(matrices(WEIGHTS))
+    assert {name: tuple(W.shape) for name, W in found.items()} == {
+        "conv.weight": (9, 8, 4),
+        "fc.weight": (9, 5),
+    }
+    table = inventory(WEIGHTS).set_index("name")
+    assert list(table.index) == list(WEIGHTS)
+    assert set(table.index[table["reason"] == ""]) == set(found)
+    assert table.loc["steps", "reason"] == "a scalar"
+    assert table.loc["conv.weight", ["N", "M", "n_matrices"]].tolist() == [8, 4, 9]
+    assert table["n_parameters"].sum() == sum(W.numel() for W in WEIGHTS.values())
+
+
+def test_matrices_hold_the_slices():
+    W = WEIGHTS["conv.weight"]
+    slices = dict(matrices(WEIGHTS))["conv.weight"]
+    assert torch.equal(slices[5], W[:, :, 1, 2])
+
+
+def test_matrices_reads_only_what_it_yields(without_type_checks):
+    """A lazy checkpoint tells shape and dtype unread; a type check of the mapping reads."""
+
+    class Lazy(dict):
+        read = ()
+
+        def __getitem__(self, name):
+            self.read += (name,)
+            return super().__getitem__(name)
+
+        def shape(self, name):
+            return super().__getitem__(name).shape
+
+        def dtype(self, name):
+            return super().__getitem__(name).dtype
+
+    lazy = Lazy(WEIGHTS)
+    inventory(lazy)
+    assert lazy.read == ()
+    next(matrices(lazy))
+    assert lazy.read == ("conv.weight",)
+
+
+def test_shuffled_keeps_the_entries_and_its_seed():
+    W = randn(30, 20)
+    null = shuffled(W, seed=1)
+    assert torch.equal(null.flatten().sort().values, W.flatten().sort().values)
+    assert null.shape == W.shape
+    assert not torch.equal(null, W)
+    assert torch.equal(null, shuffled(W, seed=1))
+    assert not torch.equal(null, shuffled(W, seed=2))
+
+
+def test_shuffling_removes_structure():
+    """A rank-one signal stands out of the noise, and is gone after shuffling."""
+    W = randn(200, 100) + 0.5 * torch.outer(randn(200, seed=1), randn(100, seed=2))
+    edge = (np.sqrt(200) + np.sqrt(100)) ** 2 * W.var().item()
+    assert spectrum(W).eigenvalues[-1] > 3 * edge
+    assert spectrum(shuffled(W, seed=0)).eigenvalues[-1] < 1.1 * edge
+
+
+# Every module of torch.nn that holds a matrix, by the names of its state dict.
+MODULES = {
+    "linear": torch.nn.Linear(5, 4),
+    "conv1": torch.nn.Conv1d(6, 4, 3),
+    "conv3": torch.nn.Conv3d(6, 4, (1, 2, 3)),
+    "up1": torch.nn.ConvTranspose1d(4, 6, 3),
+    "up2": torch.nn.ConvTranspose2d(4, 6, 2),
+    "embedding": torch.nn.Embedding(20, 7),
+    "lstm": torch.nn.LSTM(5, 3),
+    "gru": torch.nn.GRU(5, 3),
+    "attention": torch.nn.MultiheadAttention(6, 2),
+}
+
+
+def test_every_matrix_of_torchs_modules_is_found():
+    torch.manual_seed(0)
+    table = inventory(torch.nn.ModuleDict(MODULES).state_dict()).set_index("name")
+    sizes = table.loc[table.M > 0, ["N", "M", "n_matrices"]]
+    assert {name: tuple(row) for name, row in zip(sizes.index, sizes.to_numpy(), strict=True)} == {
+        "linear.weight": (5, 4, 1),
+        "conv1.weight": (6, 4, 3),
+        "conv3.weight": (6, 4, 6),
+        "up1.weight": (6, 4, 3),
+        "up2.weight": (6, 4, 4),
+        "embedding.weight": (20, 7, 1),
+        "lstm.weight_ih_l0": (12, 5, 1),
+        "lstm.weight_hh_l0": (12, 3, 1),
+        "gru.weight_ih_l0": (9, 5, 1),
+        "gru.weight_hh_l0": (9, 3, 1),
+        "attention.in_proj_weight": (18, 6, 1),
+        "attention.out_proj.weight": (6, 6, 1),
+    }
+    assert set(table.reason[table.M == 0]) == {"a vector"}
+
+
+def test_bare_parameters_experts_and_stacks():
+    weights = {
+        "mlp.experts.up": randn(4, 6, 10),
+        "pos_embed": randn(1, 9, 5),
+        "heads": randn(3, 5, 4),
+        "prompt": randn(8, 6),
+    }
+    table = inventory(weights).set_index("name")
+    assert table.kind.tolist() == ["experts", "matrix", "stack", "matrix"]
+    assert table.n_matrices.tolist() == [4, 1, 3, 1]
+    by_name = {s.name: s for s in spectra(weights)}
+    each = [naive_spectrum(W, "slices") for W in weights["mlp.experts.up"]]
+    expected = np.sort(np.concatenate(each))
+    np.testing.assert_allclose(by_name["mlp.experts.up"].eigenvalues, expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        by_name["pos_embed"].eigenvalues, spectrum(weights["pos_embed"][0]).eigenvalues
+    )
+
+
+@pytest.mark.parametrize("name", ["attn.in_proj_weight", "h.0.attn.c_attn.weight"])
+def test_a_fused_projection_is_cut_where_it_was_joined(name):
+    q, k, v = randn(8, 8), randn(8, 8, seed=1), randn(8, 8, seed=2)
+    axis = 0 if name.endswith("in_proj_weight") else 1
+    weights = {name: torch.cat([q, k, v], axis)}
+    found = spectra(weights, qkv="split")
+    assert [s.name for s in found] == [f"{name}[q]", f"{name}[k]", f"{name}[v]"]
+    for s, W in zip(found, (q, k, v), strict=True):
+        np.testing.assert_allclose(s.eigenvalues, spectrum(W).eigenvalues, rtol=1e-9)
+    parts = dict(matrices(weights, qkv="split"))
+    assert torch.equal(parts[f"{name}[k]"], k)
+    assert inventory(weights, qkv="split").n_parameters.sum() == 3 * 64
+    assert len(spectra(weights)) == 1
+
+
+def test_a_slice_a_row():
+    W = randn(8, 4, 2, 3)
+    rows = spectra({"conv.weight": W}, conv="per-slice")
+    assert [s.name for s in rows][:4] == [f"conv.weight[{p}]" for p in ("0,0", "0,1", "0,2", "1,0")]
+    np.testing.assert_allclose(rows[5].eigenvalues, spectrum(W[:, :, 1, 2]).eigenvalues)
+    pooled = np.sort(np.concatenate([s.eigenvalues for s in rows]))
+    np.testing.assert_allclose(pooled, spectrum(W).eigenvalues, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3, 3), (2, 3, 2, 4), (4, 3, 5)])
+def test_fft_is_the_spectrum_of_the_periodic_convolution(shape, monkeypatch):
+    """The operator written out: each unit input convolved, by torch, on a small grid."""
+    grid = 6
+    monkeypatch.setattr("wskit.spectra._layers.FFT_GRID", grid)
+    monkeypatch.setattr("wskit.spectra._eigen.FFT_GRID", grid)
+    W, n_axes = randn(*shape, dtype=torch.float64), len(shape) - 2
+    inputs = torch.eye(shape[1] * grid**n_axes, dtype=torch.float64)
+    images = inputs.reshape(-1, shape[1], *[grid] * n_axes)
+    padding = [p for k in reversed(shape[2:]) for p in (0, k - 1)]
+    images = torch.nn.functional.pad(images, padding, mode="circular")
+    convolve = torch.nn.functional.conv2d if n_axes == 2 else torch.nn.functional.conv1d
+    operator = convolve(images, W).flatten(1)
+    expected = np.linalg.svd(operator.numpy(), compute_uv=False) ** 2
+    s = spectrum(W, conv="fft")
+    assert s.eigenvalues.size == grid**n_axes * min(shape[:2])
+    np.testing.assert_allclose(s.eigenvalues[::-1][: expected.size], expected, atol=1e-10)
+    with pytest.raises(SpectrumError, match="too many to be held"):
+        next(matrices({"conv.weight": W}, conv="fft"))
+
+
+def test_low_rank_pairs_are_one_row_and_equal_the_product():
+    weights = {
+        "q.lora_A.default.weight": randn(4, 30),
+        "q.lora_B.default.weight": randn(20, 4, seed=1),
+        "alone.lora_A.weight": randn(4, 30),
+    }
+    table = inventory(weights).set_index("name")
+    assert table.kind.to_dict() == {
+        "q.lora_BA.default": "low-rank",
+        "alone.lora_A.weight": "matrix",
+    }
+    assert table.loc["q.lora_BA.default", "n_parameters"] == 4 * 30 + 20 * 4
+    s = spectra(weights)[0]
+    product = (
+        weights["q.lora_B.default.weight"].double() @ weights["q.lora_A.default.weight"].double()
+    )
+    expected = spectrum(product, method="svd").eigenvalues
+    assert (s.N, s.M, s.eigenvalues.size) == (30, 20, 20)
+    np.testing.assert_allclose(s.eigenvalues[-4:], expected[-4:], rtol=1e-10)
+    assert (s.eigenvalues[:-4] == 0).all()
+    assert [name for name, _ in matrices(weights)] == ["alone.lora_A.weight"]
+
+
+def test_a_low_rank_pair_of_huge_sides_costs_its_factors():
+    s = low_rank_spectrum(randn(16_000, 2), randn(2, 90_000))
+    assert (s.N, s.M) == (90_000, 16_000)
+    assert np.count_nonzero(s.eigenvalues) == 2
+    with pytest.raises(SpectrumError, match="pair 'x' holds NaN"):
+        low_rank_spectrum(torch.full((3, 1), torch.nan), randn(1, 3), name="x")
+
+
+def test_spectra_are_those_of_each_layer():
+    torch.manual_seed(0)
+    weights = {f"l{i}.weight": randn(300 + i % 3, 5 + i % 4, seed=i) for i in range(40)}
+    weights |= {"large.weight": randn(700, 300), "conv.weight": randn(64, 32, 3, 3)}
+    weights |= {"wide.weight": randn(300, 600), "bias": randn(3)}
+    found = spectra(weights)
+    assert [s.name for s in found] == list(weights)[:-1]
+    for s in found:
+        one = spectrum(weights[s.name])
+        assert (s.N, s.M, s.n_matrices) == (one.N, one.M, one.n_matrices)
+        np.testing.assert_allclose(
+            s.eigenvalues, one.eigenvalues, rtol=1e-8, atol=1e-13 * one.eigenvalues[-1]
+        )
+
+
+def test_one_bad_layer_spoils_no_other():
+    weights = {"good": randn(5, 4), "bad": randn(5, 4, seed=1), "too": randn(400, 300)}
+    weights["bad"][2, 1] = torch.nan
+    weights["too"][0, 0] = torch.inf
+    failures = {}
+    found = spectra(weights, failures=failures)
+    assert [s.name for s in found] == ["good"]
+    np.testing.assert_allclose(found[0].eigenvalues, spectrum(weights["good"]).eigenvalues)
+    assert list(failures) == ["too", "bad"]
+    assert failures["bad"].startswith("tensor 'bad' holds NaN or inf")
+    with pytest.raises(SpectrumError, match="holds NaN or inf"):
+        spectra(weights)
+    with pytest.raises(SpectrumError, match="'b' has no spectrum: there is no such weight"):
+        spectra(weights, names=["b"])
+
+
+def test_a_tall_matrix_is_read_by_rows(monkeypatch):
+    class File(dict):
+        blocks = ()
+
+        def rows(self, name, start, stop):
+            self.blocks += ((start, stop),)
+            return super().__getitem__(name)[start:stop]
+
+    W = randn(1000, 300)
+    monkeypatch.setattr("wskit.spectra._eigen._BLOCK", 300 * 8 * 256)
+    file = File(w=W)
+    s = spectra(file)[0]
+    assert file.blocks == ((0, 256), (256, 512), (512, 768), (768, 1000))
+    np.testing.assert_allclose(s.eigenvalues, naive_spectrum(W, "slices"), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_vocabulary_matrix_of_128_thousand_rows(without_type_checks):
+    """Its blocks are c Q diag(s) with Q orthogonal, so that its eigenvalues are s^2 sum(c^2)."""
+    n_blocks, M = 128, 1024
+    scale = torch.linspace(0.1, 3, M, dtype=torch.float64)
+    Q = torch.linalg.qr(randn(M, M, dtype=torch.float64))[0]
+
+    class File(dict):
+        def shape(self, name):
+            return (n_blocks * M, M)
+
+        def dtype(self, name):
+            return torch.float32
+
+        def rows(self, name, start, stop):
+            rows = torch.arange(start, stop)
+            c = 1 + (rows // M)[:, None] % 3
+            return (c * Q[rows % M] * scale).float()
+
+    s = spectra(File(embedding=None))[0]
+    total = sum((1 + block % 3) ** 2 for block in range(n_blocks))
+    assert (s.N, s.M) == (131_072, 1024)
+    np.testing.assert_allclose(s.eigenvalues, (scale**2 * total).numpy(), rtol=1e-5)
+
+
+def test_a_side_too_large_points_to_the_density(monkeypatch):
+    monkeypatch.setattr("wskit.spectra._eigen.MAX_SIDE", 10)
+    with pytest.raises(SpectrumError, match=r"smaller side of 11, over 10.*`spectral_density`"):
+        spectrum(randn(12, 11))
+    failures = {}
+    assert spectra({"w": randn(12, 11)}, failures=failures) == []
+    assert "spectral_density" in failures["w"]
+
+
+def test_the_number_of_threads_is_as_before():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        spectrum(randn(20, 10))
+        spectra({"w": randn(20, 10)})
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_density_of_a_large_matrix_is_near_its_spectrum():
+    W = randn(900, 600)
+    density = spectral_density(W, n_steps=60, n_probes=10, seed=0)
+    exact = spectrum(W).eigenvalues
+    assert density.weights.sum() == pytest.approx(1)
+    assert density.nodes[-1] == pytest.approx(exact[-1], rel=0.02)
+    x = np.linspace(0, exact[-1], 50)
+    distance = np.abs(density.cdf(x) - np.searchsorted(exact, x, side="right") / exact.size)
+    assert distance.max() < 0.05
+    assert density.weights @ density.nodes == pytest.approx(exact.mean(), rel=0.05)
+    again = spectral_density(W.T, n_steps=60, n_probes=10, seed=0)
+    np.testing.assert_allclose(again.nodes, density.nodes, rtol=1e-8, atol=1e-9)
+    with pytest.raises(SpectrumError, match="tensor 'w' holds NaN"):
+        spectral_density(torch.full((4, 3), torch.nan), seed=0, name="w")
+
+
+def test_windows_of_one_shape_are_cut_out_of_the_matrix():
+    W = randn(50, 33)
+    s = aspect_spectrum(W, M=10, Q=2.0, n_windows=2)
+    corners = [W[:20, :10], W[:20, -10:], W[-20:, :10], W[-20:, -10:]]
+    expected = np.sort(np.concatenate([spectrum(c).eigenvalues for c in corners]))
+    np.testing.assert_allclose(s.eigenvalues, expected, rtol=1e-9)
+    assert (s.N, s.M, s.n_matrices) == (20, 10, 4)
+    small = aspect_spectrum(W, M=100, Q=2.0)
+    assert (small.N, small.M) == (50, 25)
+    with pytest.raises(SpectrumError, match="50 × 33 holds none"):
+        aspect_spectrum(W, Q=40.0)
+
+
+def test_differences_are_read_lazily_and_must_match():
+    base = {"w": randn(5, 4), "n": torch.tensor(3)}
+    tuned = {"w": base["w"] + 1, "n": torch.tensor(4)}
+    delta = difference(tuned, base)
+    np.testing.assert_allclose(delta["w"], np.ones((5, 4)), rtol=1e-6)
+    assert delta["n"] == 4
+    assert spectra(delta)[0].eigenvalues[-1] == pytest.approx(20, rel=1e-5)
+    assert (list(delta), len(delta), "w" in delta, "x" in delta) == (["w", "n"], 2, True, False)
+    with pytest.raises(KeyError):
+        delta["x"]
+    with pytest.raises(SpectrumError, match=r"'w' has the shapes \(5, 4\) and \(4, 5\)"):
+        difference(tuned, {"w": base["w"].T, "n": base["n"]})
+    with pytest.raises(SpectrumError, match=r"'n' is in one of them only \(1 such names\)"):
+        difference(tuned, {"w": base["w"]})
+
+
+def test_shuffled_weights_are_shuffled_one_by_one():
+    weights = {"w": randn(5, 4), "b": randn(3)}
+    null = shuffled_weights(weights, seed=3)
+    assert torch.equal(null["w"], shuffled(weights["w"], seed=3))
+    assert inventory(null).equals(inventory(weights))

@@ -1,0 +1,189 @@
+"""The lazily opened checkpoint."""
+
+import difflib
+import html
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from wskit.checkpoints._contents import Contents, Scalar, refusing
+from wskit.errors import CheckpointError
+
+_ROWS_FIRST, _ROWS_LAST = 16, 4  # of a long table
+_CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
+_NUMBER = 'style="text-align:right;padding:2px 12px 2px 0"'
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """A lazy, read-only ``Mapping[str, Tensor]`` over a file, a folder, a module or a mapping.
+
+    Made by `open_checkpoint`. Shapes and dtypes are known at once, a tensor is read when it is
+    asked for. It is a context manager; tensors that were read stay valid after it is closed.
+
+    A tensor of a mapped file (``.safetensors``, zip ``.pt``) or of a live source is a view, not a
+    copy: writing into it changes what this Checkpoint (or the live source) holds, never the file.
+    While a mapped file is open, it must not be truncated by others.
+    """
+
+    def __init__(self, contents: Contents, source: str) -> None:
+        self._entries = dict(contents.entries)
+        self._close: Callable[[], None] | None = contents.close
+        self._source = source
+        self._metadata = MappingProxyType(dict(contents.metadata))
+        self._left_out = contents.left_out
+        first: dict[object, str] = {}
+        self._ties = {
+            name: first[entry.identity]
+            for name, entry in self._entries.items()
+            if first.setdefault(entry.identity, name) != name
+        }
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from: a path, a ``hf://`` reference or a type's name."""
+        return self._source
+
+    @property
+    def metadata(self) -> Mapping[str, Scalar]:
+        """Plain values that lie beside the tensors: an epoch, a format, an accuracy."""
+        return self._metadata
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of entries that are neither weights nor plain values, as optimizer states."""
+        return self._left_out
+
+    @property
+    def ties(self) -> Mapping[str, str]:
+        """Names of tied tensors, each with the first name of the same memory."""
+        return MappingProxyType(self._ties)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors; tied ones count once."""
+        return sum(entry.nbytes for name, entry in self._entries.items() if name not in self._ties)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, without reading it."""
+        self._require(name)
+        return self._entries[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return a tensor's dtype, without reading it."""
+        self._require(name)
+        return self._entries[name].dtype
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return the rows ``start`` to ``stop`` of a tensor, as ``self[name][start:stop]``.
+
+        Of a ``.safetensors`` file only these rows are read, into memory of their own, so that a
+        tensor larger than the memory can be gone through.
+        """
+        self._require(name)
+        entry = self._entries[name]
+        if entry.read_rows is None:
+            return self[name][start:stop]
+        start, stop, _ = slice(start, stop).indices(entry.shape[0])
+        with refusing(f"{self._source}, tensor {name!r}", "readable rows"):
+            return entry.read_rows(start, max(start, stop))
+
+    def close(self) -> None:
+        """Let go of the file. Names, shapes and dtypes remain; tensors can no more be read."""
+        if self._close is not None:
+            self._entries = {
+                name: replace(entry, read=self._closed, read_rows=None)
+                for name, entry in self._entries.items()
+            }
+            self._close()
+            self._close = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        self._require(name)
+        with refusing(f"{self._source}, tensor {name!r}", "a readable tensor"):
+            return self._entries[name].read()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # Mapping's own would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._close is None else ""
+        return f"Checkpoint({self._source!r}: {self._summary()}{state})"
+
+    def _repr_html_(self) -> str:
+        """Show a table of the tensors; colours are the page's, for light and dark themes."""
+        names = list(self._entries)
+        hidden = len(names) - _ROWS_FIRST - _ROWS_LAST
+        if hidden > 1:
+            more = f'<tr><td colspan="4" {_CELL}>&hellip; {hidden} more tensors &hellip;</td></tr>'
+            first, last = names[:_ROWS_FIRST], names[-_ROWS_LAST:]
+            rows = [*map(self._row, first), more, *map(self._row, last)]
+        else:
+            rows = [*map(self._row, names)]
+        head = (
+            f"<tr><th {_CELL}>tensor</th><th {_CELL}>shape</th>"
+            f"<th {_CELL}>dtype</th><th {_NUMBER}>size</th></tr>"
+        )
+        notes = [f"{key}: {_clip(value)}" for key, value in list(self._metadata.items())[:8]]
+        if self._left_out:
+            notes.append(f"left out: {_clip(', '.join(self._left_out))}")
+        return (
+            '<div class="wskit-checkpoint" style="color:inherit">'
+            f"<div><b>{html.escape(self._source)}</b>: {html.escape(self._summary())}</div>"
+            f'<table style="border-collapse:collapse"><thead>{head}</thead>'
+            f"<tbody>{''.join(rows)}</tbody></table>"
+            f'<div style="opacity:0.75">{html.escape("; ".join(notes))}</div></div>'
+        )
+
+    def _row(self, name: str) -> str:
+        entry = self._entries[name]
+        shape = " × ".join(map(str, entry.shape)) or "scalar"
+        dtype = str(entry.dtype).removeprefix("torch.")
+        tied = f" (tied to {self._ties[name]})" if name in self._ties else ""
+        return (
+            f"<tr><td {_CELL}><code>{html.escape(name)}</code>{html.escape(tied)}</td>"
+            f"<td {_CELL}>{shape}</td><td {_CELL}>{dtype}</td>"
+            f"<td {_NUMBER}>{_size(float(entry.nbytes))}</td></tr>"
+        )
+
+    def _summary(self) -> str:
+        count = len(self._entries)
+        return f"{count} tensor{'s' if count != 1 else ''}, {_size(float(self.nbytes))}"
+
+    def _require(self, name: str) -> None:
+        if name not in self._entries:
+            close = difflib.get_close_matches(str(name), self._entries, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise KeyError(f"{self._source} holds no tensor {name!r}{hint}")
+
+    def _closed(self) -> Tensor:
+        raise CheckpointError(
+            f"{self._source}: expected an open checkpoint, but it was closed; open it again"
+        )
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} TiB"
+
+
+def _clip(value: object, limit: int = 80) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

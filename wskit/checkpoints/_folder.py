@@ -1,0 +1,149 @@
+"""Folders: sharded checkpoints with an index, and the Hugging Face layouts."""
+
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from wskit.checkpoints._contents import Contents, Entry, refusing, shorten
+from wskit.checkpoints._npz import read_npz
+from wskit.checkpoints._safetensors import read_safetensors
+from wskit.checkpoints._torch import read_torch
+from wskit.errors import CheckpointError
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".th")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".npz")
+INDEX_SUFFIX = ".index.json"
+# The order in which a Hugging Face folder or repository is looked through.
+HUGGING_FACE_NAMES = (
+    "model.safetensors",
+    "model.safetensors" + INDEX_SUFFIX,
+    "pytorch_model.bin",
+    "pytorch_model.bin" + INDEX_SUFFIX,
+)
+_MAX_INDEX = 64 * 2**20  # bytes
+
+
+def read_path(path: Path, within: str | None, max_bytes: int) -> Contents:
+    """Read a file or a folder of weights, whatever its format."""
+    if path.is_dir():
+        path = _find_in_folder(path)
+    _check_file(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_index(path, within, max_bytes)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return read_torch(path, within, max_bytes)
+    if path.suffix == ".npz":
+        return read_npz(path, max_bytes)
+    raise CheckpointError(
+        f"{path}: expected a suffix of {', '.join(SUFFIXES)} or {INDEX_SUFFIX}, got"
+        f" {path.suffix!r}; rename the file to what it is"
+    )
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Read an index's ``weight_map``: the shard's file name of each tensor."""
+    _check_file(path)
+    if path.stat().st_size > _MAX_INDEX:
+        raise CheckpointError(f"{path}: expected an index of at most {_MAX_INDEX} bytes, got more")
+    with refusing(path, "an index in JSON"):
+        index = json.loads(path.read_bytes())
+        weight_map = index["weight_map"] if isinstance(index, dict) else None
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(shard, str) for shard in weight_map.values())
+    ):
+        raise CheckpointError(
+            f'{path}: expected an index {{"weight_map": {{tensor: file}}}}, got something else'
+        )
+    for shard in set(weight_map.values()):
+        parts = PurePosixPath(shard)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in shard or "\0" in shard:
+            raise CheckpointError(
+                f"{path}: expected shards inside the index's folder, got {shard!r};"
+                " do not use this index"
+            )
+    return weight_map
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(f"{path}: expected weights, found nothing; check the path")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected a regular file, got something else")
+    with refusing(path, "a readable file"), path.open("rb") as file:
+        if not file.read(1):
+            raise CheckpointError(f"{path}: expected a checkpoint, got an empty file; get it again")
+
+
+def _find_in_folder(folder: Path) -> Path:
+    """Choose a folder's file: a Hugging Face name, else the only index, else the only file."""
+    with refusing(folder, "a readable folder"):
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for name in HUGGING_FACE_NAMES:
+        if folder / name in files:
+            return folder / name
+    for kind in (INDEX_SUFFIX, ".safetensors", TORCH_SUFFIXES):
+        found = [path for path in files if path.name.endswith(kind)]
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{folder}: expected one checkpoint in the folder, got"
+                f" {shorten([path.name for path in found])}; open one of them by its path"
+            )
+        if found:
+            return found[0]
+    raise CheckpointError(
+        f"{folder}: expected a folder of weights (one of {', '.join(SUFFIXES)} or a"
+        f" *{INDEX_SUFFIX}), got {shorten([path.name for path in files]) or 'an empty one'}"
+    )
+
+
+def _read_index(path: Path, within: str | None, max_bytes: int) -> Contents:
+    weight_map = read_index(path)
+    with contextlib.ExitStack() as stack:
+        shards: dict[str, Contents] = {}
+        for shard in dict.fromkeys(weight_map.values()):
+            shards[shard] = read_path(_shard_path(path, shard), within, max_bytes)
+            stack.callback(shards[shard].close)
+        entries: dict[str, Entry] = {}
+        for name, shard in weight_map.items():
+            if name not in shards[shard].entries:
+                raise CheckpointError(
+                    f"{path}: expected tensor {name!r} in {shard}, which does not hold it;"
+                    " get the index and its shards again"
+                )
+            entry = shards[shard].entries[name]
+            entries[name] = replace(entry, identity=(shard, entry.identity))
+        left_out = [
+            name for shard in shards.values() for name in shard.entries if name not in entries
+        ]
+        return Contents(entries, left_out=tuple(left_out), close=stack.pop_all().close)
+    raise AssertionError("unreachable: the stack swallows no exception")
+
+
+def _shard_path(index: Path, shard: str) -> Path:
+    """Return the shard's path, if links do not lead it out of the index's folder.
+
+    The Hugging Face cache is the one exception: its ``snapshots/REVISION`` holds links to the
+    ``blobs`` beside ``snapshots``.
+    """
+    folder = index.parent.absolute()
+    path = folder / shard
+    if not path.is_file():
+        raise CheckpointError(
+            f"{index}: expected the shard {shard!r} beside it, found none; get all shards"
+        )
+    roots = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        roots.append((folder.parent.parent / "blobs").resolve())
+    if not any(path.resolve().is_relative_to(root) for root in roots):
+        raise CheckpointError(
+            f"{index}: expected shards inside the index's folder, but {shard!r} is a link to"
+            f" {path.resolve()}; do not use this index"
+        )
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{index}: expected shards of {', '.join(SUFFIXES)}, got {shard!r}")
+    return path

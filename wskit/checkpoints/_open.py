@@ -1,0 +1,99 @@
+"""From any source of weights to a `Checkpoint`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wskit.checkpoints._checkpoint import Checkpoint
+from wskit.checkpoints._contents import Contents, Entry
+from wskit.checkpoints._folder import read_path
+from wskit.checkpoints._hub import SCHEME, download
+from wskit.checkpoints._objects import contents_of
+from wskit.errors import CheckpointError
+
+
+def open_checkpoint(
+    source: str | os.PathLike[str] | nn.Module | Mapping[str, Any],
+    *,
+    strip_prefixes: Sequence[str] = ("module.", "_orig_mod."),
+    within: str | None = None,
+    max_bytes: int = 8 * 2**30,
+) -> Checkpoint:
+    """Open weights as a lazy, read-only ``Mapping[str, Tensor]``; only headers are read.
+
+    Parameters
+    ----------
+    source
+        - a ``.safetensors`` file;
+        - a ``.pt``, ``.pth``, ``.bin`` or ``.th`` file of `torch.save`: a state dict, or one
+          under ``state_dict``, ``model_state_dict``, ``model`` or ``params``. The zip format is
+          mapped; the format before torch 1.6 cannot be, and is loaded whole;
+        - an ``.npz`` file, whose arrays are read one by one;
+        - a ``*.index.json``, or a folder with one, or a Hugging Face folder;
+        - ``hf://org/name@revision`` (needs the extra ``hub``);
+        - an `nn.Module` or any mapping of tensors: a view of the tensors that it has now.
+    strip_prefixes
+        Prefixes taken off the names, as often as they come: those that data-parallel training
+        and `torch.compile` put there.
+    within
+        The entry that holds the weights where it has another name, or where there are several.
+    max_bytes
+        The most bytes that a source which cannot be mapped may hold: a file in torch's old
+        format, or all arrays of an ``.npz`` together.
+
+    Returns
+    -------
+    Checkpoint
+        Plain values beside the tensors are its ``metadata``; the names of all else that is no
+        tensor are in ``left_out``.
+
+    Raises
+    ------
+    CheckpointError
+        If the source is missing, damaged, unsafe, ambiguous or holds no tensors, or if two
+        names become one when their prefixes are stripped. Code in a file is never run.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ckpt = open_checkpoint({"epoch": 3, "state_dict": {"module.w": torch.ones(2, 3)}})
+    >>> ckpt.shape("w"), ckpt["w"].sum().item(), dict(ckpt.metadata)
+    ((2, 3), 6.0, {'epoch': 3})
+    """
+    if isinstance(source, nn.Module):
+        label = type(source).__name__
+        contents = contents_of(source.state_dict(), label)
+    elif isinstance(source, Mapping):
+        label = source.source if isinstance(source, Checkpoint) else type(source).__name__
+        contents = contents_of(source, label, within)
+    else:
+        label = os.fspath(source)
+        path = download(label) if label.startswith(SCHEME) else Path(label).expanduser()
+        contents = read_path(path, within, max_bytes)
+    try:
+        return Checkpoint(_strip(contents, tuple(strip_prefixes), label), label)
+    except BaseException:
+        contents.close()
+        raise
+
+
+def _strip(contents: Contents, prefixes: tuple[str, ...], where: str) -> Contents:
+    entries: dict[str, Entry] = {}
+    origin: dict[str, str] = {}
+    for name, entry in contents.entries.items():
+        short = name
+        while prefix := next((p for p in prefixes if p and short.startswith(p)), ""):
+            short = short[len(prefix) :]
+        short = short or name
+        if short in entries:
+            raise CheckpointError(
+                f"{where}: expected names that stay apart, but {origin[short]!r} and {name!r} both"
+                f" become {short!r} without their prefixes; pass strip_prefixes=()"
+            )
+        entries[short] = entry
+        origin[short] = name
+    return replace(contents, entries=entries)

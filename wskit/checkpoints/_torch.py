@@ -1,0 +1,138 @@
+"""Reading what `torch.save` wrote, as zip (mapped) or in the format before torch 1.6 (loaded).
+
+`torch.load` with ``weights_only=True`` runs no code, but it is no guard of memory, and some of
+the functions that it allows can be made to allocate without end. So the pickle's opcodes are
+looked through first, and only what a state dict needs may pass.
+"""
+
+import io
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+
+from wskit.checkpoints._contents import Contents, refusing
+from wskit.checkpoints._objects import check_plain, contents_of, tensors_in
+from wskit.errors import CheckpointError
+
+_ZIP = b"PK\x03\x04"
+_OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number
+_OLD_PICKLES = 5  # magic, protocol, system, the object, the keys of its storages
+
+_ALLOWED = re.compile(
+    r"collections OrderedDict"
+    r"|(builtins|__builtin__) (set|complex)"
+    r"|torch (Size|device|\w+Storage|(u?int|b?float|complex)\d\w*|bool)"
+    r"|torch\.storage (Untyped|Typed)Storage"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
+)
+_OTHER_WAYS_TO_NAME_CODE = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
+
+
+def read_torch(path: Path, within: str | None, max_bytes: int) -> Contents:
+    """Describe the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.th`` file.
+
+    The zip format is mapped: no tensor is read. The older format cannot be mapped: the file is
+    loaded whole, unless it is larger than `max_bytes`.
+    """
+    with path.open("rb") as file:
+        magic = file.read(len(_OLD))
+    is_zip = magic.startswith(_ZIP)
+    if is_zip:
+        _check_zip(path)
+    elif magic == _OLD:
+        _check_old(path, max_bytes)
+    else:
+        raise CheckpointError(
+            f"{path}: expected a file written by torch.save, but it begins with {magic[:4]!r};"
+            " if it is another format, give it that format's suffix"
+        )
+    with refusing(path, "a file written by torch.save"):
+        loaded = torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
+        _check_sizes(path, loaded)
+    if not isinstance(loaded, dict):
+        raise CheckpointError(
+            f"{path}: expected a dict of tensors, got a {type(loaded).__name__};"
+            " save model.state_dict() instead"
+        )
+    return contents_of(loaded, str(path), within)
+
+
+def _check_zip(path: Path) -> None:
+    with refusing(path, "a file written by torch.save"), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise CheckpointError(
+                f"{path}: expected an uncompressed zip, as torch.save writes it, got a compressed"
+                " one, which may take any amount of memory; save it again with torch.save"
+            )
+        total = sum(member.file_size for member in members)
+        if total > path.stat().st_size:
+            raise CheckpointError(
+                f"{path}: expected at most the file's {path.stat().st_size} bytes inside, but"
+                f" the zip claims {total}; get the file again"
+            )
+        names = [member.filename.partition("/")[2] for member in members]
+        if "constants.pkl" in names:
+            raise CheckpointError(
+                f"{path}: expected weights, got a TorchScript program;"
+                " load it where you trust it and save its state_dict()"
+            )
+        if names.count("data.pkl") != 1:
+            raise CheckpointError(
+                f"{path}: expected a file written by torch.save, got a zip with"
+                f" {names.count('data.pkl')} data.pkl; save it again with torch.save"
+            )
+        _check_pickle(path, io.BytesIO(archive.read(members[names.index("data.pkl")])))
+
+
+def _check_old(path: Path, max_bytes: int) -> None:
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise CheckpointError(
+            f"{path}: expected at most max_bytes={max_bytes}, as torch's old format is loaded"
+            f" whole, got {size} bytes; raise max_bytes or save it again with a newer torch"
+        )
+    with refusing(path, "a file written by torch.save"), path.open("rb") as file:
+        for _ in range(_OLD_PICKLES):
+            _check_pickle(path, file)
+
+
+def _check_pickle(path: Path, pickled: io.BufferedIOBase) -> None:
+    """Look through one pickle without running it; refuse what a state dict has no need of."""
+    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", pickled)):
+        if opcode.name in _OTHER_WAYS_TO_NAME_CODE:
+            raise CheckpointError(
+                f"{path}: expected a pickle of torch.save's default protocol 2, got the opcode"
+                f" {opcode.name}, which can run code; save the state_dict() again"
+            )
+        if opcode.name == "GLOBAL" and not _ALLOWED.fullmatch(str(argument)):
+            raise CheckpointError(
+                f"{path}: expected tensors and plain values only, but it pickles"
+                f" {str(argument).replace(' ', '.')!r}, and loading that can run code; if you trust"
+                " the file, load it elsewhere and save only the model's state_dict()"
+            )
+
+
+def _check_sizes(path: Path, loaded: object) -> None:
+    """Refuse tensors larger than the file: views that repeat one number, forged storages."""
+    storages = {}
+    for name, tensor in tensors_in(loaded):
+        check_plain(tensor, str(path), name)
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        if tensor.numel() * tensor.element_size() > storage.nbytes():
+            raise CheckpointError(
+                f"{path}: expected tensors no larger than what the file stores, but {name!r} of"
+                f" shape {tuple(tensor.shape)} spreads {storage.nbytes()} stored bytes over"
+                f" {tensor.numel() * tensor.element_size()}; save it again after .contiguous()"
+            )
+    size = path.stat().st_size
+    if sum(storages.values()) > size:
+        raise CheckpointError(
+            f"{path}: expected tensors no larger than the file's {size} bytes, but it claims"
+            f" {sum(storages.values())}; get the file again"
+        )

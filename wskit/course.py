@@ -1,0 +1,169 @@
+"""The tutorials as files: where they are, copies to work in, copies for students.
+
+Each tutorial is one executed notebook, built from ``notebooks/src`` with `TAGS` on its cells.
+A learner works in a copy of it (`copy_notebooks`); a class gets copies without the solutions
+(`student_copies`). Neither function ever replaces a file that somebody has changed.
+
+An exercise is four cells in this order: the stub (a code cell tagged ``exercise`` that begins
+``# Exercise 1.2``), its ``check``, a hint (markdown, ``<details><summary>Hint 1.2</summary>``)
+and the ``solution``: code that begins ``# Solution 1.2 (click to open)``, or markdown within
+``<details><summary>Solution 1.2</summary>``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from wskit.errors import WskitError
+
+TAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "setup": "imports, seeds and the size knob; run it first",
+        "exercise": "the stub that a learner fills in",
+        "check": "the self-check of the stub above: it says 'not yet', it never raises",
+        "solution": "folded in the tutorial, not in the students' copies",
+        "teacher": "notes for whoever gives the course, not in the students' copies",
+        "hide-input": "folded: only the first line of the code shows",
+        "nbval-ignore-output": "run by the tests, but its output may differ",
+    }
+)
+"""Every tag that a cell may have, and what it means. The build refuses any other."""
+
+NOT_FOR_STUDENTS = frozenset({"solution", "teacher"})
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What `copy_notebooks` or `student_copies` did in a folder.
+
+    Attributes
+    ----------
+    folder
+        Where the copies are.
+    written
+        Files that are new there.
+    kept
+        Files that were there and differ from the tutorial, left as they are.
+    """
+
+    folder: Path
+    written: tuple[Path, ...]
+    kept: tuple[Path, ...]
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of the tutorials: inside the installed wheel, or the checkout's own.
+
+    Raises
+    ------
+    WskitError
+        If there is neither.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "_notebooks", package.parent / "notebooks"):
+        if any(folder.glob("[0-9][0-9]_*.ipynb")):
+            return folder
+    raise WskitError(
+        f"expected the tutorials in {package / '_notebooks'} or {package.parent / 'notebooks'}, "
+        "found no NN_name.ipynb in either: install wskit again, or run `make notebooks` in a "
+        "checkout"
+    )
+
+
+def tutorials() -> list[Path]:
+    """Return the executed notebooks of `notebooks_folder`, in order."""
+    return sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
+
+
+def copy_notebooks(
+    destination: str | os.PathLike[str], *, changed: Literal["refuse", "keep"] = "refuse"
+) -> Copies:
+    """Copy the tutorials, as executed, into a folder to work in.
+
+    Parameters
+    ----------
+    destination
+        The folder; it is made if there is none.
+    changed
+        What to do where a file of the same name differs from the tutorial, as it does once a
+        learner has worked in it: refuse to copy anything, or keep that file and copy the rest.
+
+    Raises
+    ------
+    WskitError
+        If a file would have to be replaced, or the folder cannot be written.
+    """
+    contents = {path.name: path.read_bytes() for path in tutorials()}
+    return _write_copies(Path(destination), contents, changed)
+
+
+def student_copies(
+    destination: str | os.PathLike[str], *, changed: Literal["refuse", "keep"] = "refuse"
+) -> Copies:
+    """Write the tutorials without solutions, teacher's notes and outputs.
+
+    Parameters
+    ----------
+    destination, changed
+        As for `copy_notebooks`.
+
+    Raises
+    ------
+    WskitError
+        As for `copy_notebooks`.
+    """
+    contents = {}
+    for path in tutorials():
+        notebook = for_students(json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)
+        contents[path.name] = f"{text}\n".encode()
+    return _write_copies(Path(destination), contents, changed)
+
+
+def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a notebook (its JSON, nbformat 4) as students get it; the one given stays as it is."""
+    cells = [
+        cell | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
+        for cell in notebook["cells"]
+        if NOT_FOR_STUDENTS.isdisjoint(cell["metadata"].get("tags", []))
+    ]
+    return {**notebook, "cells": cells}
+
+
+def _write_copies(folder: Path, contents: Mapping[str, bytes], changed: str) -> Copies:
+    """Write every file that is not there yet; look at all of them before writing any."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = {name for name in contents if (folder / name).exists()}
+        kept = sorted(name for name in present if (folder / name).read_bytes() != contents[name])
+        if kept and changed == "refuse":
+            raise WskitError(
+                f"expected no changed tutorial in {folder}, found {', '.join(kept)}: copy to "
+                "another folder, or move these away first; nothing was written"
+            )
+        written = sorted(contents.keys() - present)
+        for name in written:
+            _write(folder / name, contents[name])
+    except OSError as error:
+        raise WskitError(f"cannot write the tutorials to {folder}: {error}") from error
+    return Copies(folder, tuple(folder / n for n in written), tuple(folder / n for n in kept))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file beside its place, then move it there: never half a file under its name."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).chmod(0o644)  # mkstemp makes private files; a course folder is shared
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

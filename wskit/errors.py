@@ -1,0 +1,25 @@
+"""The exceptions that wskit raises on purpose.
+
+Each says in one sentence what was expected, what was found, where (file, tensor, row) and what
+to do about it. Each is also the built-in exception that a caller would expect.
+"""
+
+
+class WskitError(Exception):
+    """Any error that wskit raises on purpose."""
+
+
+class CheckpointError(WskitError, ValueError):
+    """A checkpoint cannot be opened, read or written as asked."""
+
+
+class DataError(WskitError, OSError):
+    """A file of a manifest cannot be had, or is not the file that the manifest describes."""
+
+
+class FitError(WskitError, ValueError):
+    """A distribution cannot be fitted to these values."""
+
+
+class SpectrumError(WskitError, ValueError):
+    """A tensor has no spectrum that could be computed as asked."""

@@ -1,0 +1,198 @@
+"""The tutorials' self-checks: they say what is wrong and hint, and never tell the answer.
+
+Each check takes the reader's function, tries it on cases of its own, and returns a `Verdict`.
+Whatever the function does, a check raises nothing: an exercise that is not done yet must not stop
+a notebook.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Verdict",
+    "check_marchenko_pastur_edge",
+    "check_permute_hidden",
+    "check_power_law_exponent",
+]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a self-check found; printed, it is one line.
+
+    Attributes
+    ----------
+    passed : bool
+    message : str
+        What was right, or what is wrong and where to look.
+    """
+
+    passed: bool
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'Passed' if self.passed else 'Not yet'}: {self.message}"
+
+
+class _AnswerError(Exception):
+    """What is wrong with an answer, in words for the reader."""
+
+
+def check_permute_hidden(permute_hidden: object) -> Verdict:
+    """Check exercise 0.1: ``permute_hidden(weights, order)`` moves the hidden neurons of an MLP.
+
+    Parameters
+    ----------
+    permute_hidden : callable
+        Takes the ``state_dict`` of ``Sequential(Linear, ReLU, Linear)`` and `order`, a tensor of
+        shape (n_hidden,), and returns new weights in which hidden neuron i is the old one
+        ``order[i]``.
+
+    Returns
+    -------
+    Verdict
+    """
+    return _verdict(_permute_hidden, permute_hidden, "same function, other weights.")
+
+
+def _permute_hidden(permute_hidden: Callable[..., Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"0.weight": (5, 3), "0.bias": (5,), "2.weight": (2, 5), "2.bias": (2,)}
+    weights = {k: torch.randn(*shape, generator=generator) for k, shape in shapes.items()}
+    before = {k: W.clone() for k, W in weights.items()}
+    order = torch.tensor([3, 0, 4, 1, 2])
+    moved = permute_hidden(weights, order)
+    if not isinstance(moved, Mapping) or set(moved) != set(weights):
+        raise _AnswerError(f"return a dict with the names {sorted(weights)}.")
+    for k, W in moved.items():
+        if not isinstance(W, Tensor) or W.shape != weights[k].shape:
+            raise _AnswerError(f"{k!r} must stay a tensor of shape {tuple(before[k].shape)}.")
+    if any(not torch.equal(weights[k], before[k]) for k in weights):
+        raise _AnswerError("the weights that were given have changed; make new ones instead.")
+    if all(torch.equal(moved[k], before[k]) for k in moved):
+        raise _AnswerError("these are the weights that were given; no neuron has moved.")
+    if not torch.equal(moved["2.bias"], before["2.bias"]):
+        raise _AnswerError("'2.bias' belongs to the outputs, which stay where they are.")
+
+    def output(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return torch.relu(x @ w["0.weight"].T + w["0.bias"]) @ w["2.weight"].T + w["2.bias"]
+
+    x = torch.randn(20, 3, generator=generator)
+    if not torch.allclose(output(moved, x), output(before, x), atol=1e-5):
+        raise _AnswerError(
+            "the function has changed. A hidden neuron owns a part of three tensors: all of "
+            "them must move, along the axis that counts hidden neurons, and in the same order."
+        )
+    if not torch.equal(moved["0.bias"], before["0.bias"][order]):
+        raise _AnswerError(
+            "the function is the same, but neuron i must be the old neuron order[i]."
+        )
+
+
+def check_power_law_exponent(exponent: object) -> Verdict:
+    """Check exercise 1.1: ``exponent(eigenvalues, xmin)`` is the maximum-likelihood alpha.
+
+    Parameters
+    ----------
+    exponent : callable
+        Takes an array of shape (n,) and a number; returns alpha of the tail from `xmin` on.
+
+    Returns
+    -------
+    Verdict
+    """
+    return _verdict(_power_law_exponent, exponent, "alpha is the maximum-likelihood estimate.")
+
+
+def _power_law_exponent(exponent: Callable[..., Any]) -> None:
+    # A tail whose logarithms ln(x/xmin) are known, above a body that must not count.
+    logs = np.array([0.0, 0.2, 0.5, 0.7, 1.6])
+    body, xmin = np.array([0.01, 0.1, 0.5]), 2.0
+    eigenvalues = np.concatenate([body, xmin * np.exp(logs)])
+    wanted = _as_number(exponent(xmin * np.exp(logs), xmin))
+    right = 1 + logs.size / logs.sum()
+    if np.isclose(wanted, right - 1):
+        raise _AnswerError(
+            "this is the exponent of the survival function; the density's is larger."
+        )
+    if np.isclose(wanted, 1 + logs.size * np.log(10) / logs.sum()):
+        raise _AnswerError("the likelihood has natural logarithms.")
+    if np.isclose(wanted, 1 + logs.size / np.log(xmin * np.exp(logs)).sum()):
+        raise _AnswerError(
+            "the logarithms are of x/xmin: the tail is measured from where it begins."
+        )
+    if not np.isclose(wanted, right):
+        raise _AnswerError(
+            f"five values with a mean ln(x/xmin) of {logs.mean():.2f} gave {wanted:.3g}."
+        )
+    if not np.isclose(_as_number(exponent(eigenvalues, xmin)), right):
+        raise _AnswerError("values below xmin belong to the bulk; they must change nothing.")
+    if not np.isclose(_as_number(exponent(3 * eigenvalues, 3 * xmin)), right):
+        raise _AnswerError(
+            "alpha must not depend on the units: scale the values and xmin by 3 and look."
+        )
+
+
+def check_marchenko_pastur_edge(edge: object) -> Verdict:
+    """Check exercise 1.2: ``edge(N, M, sigma)`` is the upper edge of the eigenvalues of W^T W.
+
+    Parameters
+    ----------
+    edge : callable
+        Takes the sides N >= M of a matrix and the standard deviation of its entries; returns one
+        number.
+
+    Returns
+    -------
+    Verdict
+    """
+    return _verdict(_marchenko_pastur_edge, edge, "that is where chance ends.")
+
+
+def _marchenko_pastur_edge(edge: Callable[..., Any]) -> None:
+    N, M, sigma = 1600, 400, 0.5
+    found = _as_number(edge(N, M, sigma))
+    right = (sigma * (np.sqrt(N) + np.sqrt(M))) ** 2
+    if np.isclose(found, right / N):
+        raise _AnswerError("this is the edge of W^T W / N; the eigenvalues here have no 1/N.")
+    if np.isclose(found, (sigma * (np.sqrt(N) - np.sqrt(M))) ** 2):
+        raise _AnswerError("this is the lower edge.")
+    if np.isclose(found, right / sigma):
+        raise _AnswerError("eigenvalues scale with the variance of the entries, not with sigma.")
+    if np.isclose(found, np.sqrt(right)):
+        raise _AnswerError("this is a singular value; an eigenvalue of W^T W is its square.")
+    if np.isclose(found, sigma**2 * N * (1 + np.sqrt(N / M)) ** 2):
+        raise _AnswerError("Q = N/M is in the denominator under the root.")
+    if not np.isclose(found, right):
+        raise _AnswerError(f"N = {N}, M = {M} and sigma = {sigma} gave {found:.4g}.")
+    if not np.isclose(_as_number(edge(N, N, 1.0)), 4 * N):
+        raise _AnswerError("a square matrix, Q = 1, comes out wrong.")
+
+
+def _as_number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise _AnswerError(f"return one number, not {type(value).__name__}.") from None
+    if not np.isfinite(number):
+        raise _AnswerError(f"return a finite number, not {number}.")
+    return number
+
+
+def _verdict(check: Callable[[Any], None], answer: object, praise: str) -> Verdict:
+    if not callable(answer):
+        return Verdict(False, f"a function is asked for, not {type(answer).__name__}.")
+    try:
+        check(answer)
+    except NotImplementedError:
+        return Verdict(False, "write the function in the cell above, then run this one again.")
+    except _AnswerError as wrong:
+        return Verdict(False, str(wrong))
+    except Exception as error:
+        return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+    return Verdict(True, praise)

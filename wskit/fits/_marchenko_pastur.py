@@ -1,0 +1,303 @@
+"""The Marchenko-Pastur law: the eigenvalues of a random matrix, and what sticks out of them."""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from wskit.errors import FitError
+from wskit.fits._weightwatcher import fit_weightwatcher
+
+__all__ = ["MPFit", "MarchenkoPastur", "fit_marchenko_pastur"]
+
+# The Tracy-Widom law of real matrices as a shifted gamma law (Chiani 2014, table 1).
+_TW_SHAPE, _TW_SCALE, _TW_SHIFT = 46.446, 0.186054, 9.84801
+# How often the largest eigenvalue of pure noise stays below the edge.
+_EDGE_LEVEL = 0.99
+# Rounds of fit and removal of spikes. Most need four or five; two states may take turns for ever.
+_MAX_ROUNDS = 49
+
+
+@dataclass(frozen=True)
+class MarchenkoPastur:
+    r"""The law of the eigenvalues of W^T W for a large N x M matrix W of independent entries.
+
+    With entries of mean 0 and standard deviation sigma, and N >= M, the density is
+
+    .. math:: p(x) = \sqrt{(\lambda_+ - x)(x - \lambda_-)} \big/ (2 \pi \sigma^2 M x),
+       \qquad \lambda_\pm = \sigma^2 (\sqrt N \pm \sqrt M)^2.
+
+    The eigenvalues are those of W^T W, without a 1/N: they are N times those of the textbooks.
+
+    Attributes
+    ----------
+    sigma : float
+        Standard deviation of the entries of W.
+    N, M : int
+        Rows and columns of W, N >= M.
+    lambda_minus, lambda_plus : float
+        Where the density begins and ends, in the units of the eigenvalues.
+    tw_scale : float
+        How far the largest eigenvalue of such a matrix strays from `lambda_plus`: it is about
+        lambda_plus + tw_scale * T, and T follows the Tracy-Widom law (mean -1.21, standard
+        deviation 1.27). sigma^2 (sqrt N + sqrt M)(1/sqrt N + 1/sqrt M)^(1/3), Johnstone 2001.
+
+    Raises
+    ------
+    FitError
+        If sigma is not positive, or N >= M >= 1 does not hold.
+
+    References
+    ----------
+    Marchenko and Pastur, Math. USSR-Sbornik 1 (1967). Johnstone, "On the distribution of the
+    largest eigenvalue in principal components analysis", Annals of Statistics 29 (2001).
+
+    Examples
+    --------
+    >>> law = MarchenkoPastur(sigma=0.5, N=400, M=100)
+    >>> law.lambda_minus, law.lambda_plus
+    (25.0, 225.0)
+    >>> law.cdf([25.0, 100.0, 225.0]).round(3)
+    array([0.   , 0.553, 1.   ])
+    """
+
+    sigma: float
+    N: int
+    M: int
+    lambda_minus: float = field(init=False)
+    lambda_plus: float = field(init=False)
+    tw_scale: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.N >= self.M >= 1:
+            raise FitError(
+                f"A Marchenko-Pastur law needs N >= M >= 1, got N={self.N}, M={self.M}; "
+                "transpose the matrix."
+            )
+        if not (np.isfinite(self.sigma) and self.sigma > 0):
+            raise FitError(f"A Marchenko-Pastur law needs sigma > 0, got {self.sigma}.")
+        n, m, variance = np.sqrt(self.N), np.sqrt(self.M), self.sigma**2
+        derived = {
+            "lambda_minus": variance * (n - m) ** 2,
+            "lambda_plus": variance * (n + m) ** 2,
+            "tw_scale": variance * (n + m) * (1 / n + 1 / m) ** (1 / 3),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, float(value))
+
+    def pdf(self, x: ArrayLike) -> Float[np.ndarray, " k"]:
+        """Density at the eigenvalues `x` of W^T W (no 1/N); its integral is 1.
+
+        For a square matrix it grows without bound towards 0, and is inf there.
+        """
+        x = np.atleast_1d(np.asarray(x, dtype=float))
+        density = np.zeros_like(x)
+        inside = (x > self.lambda_minus) & (x < self.lambda_plus)
+        y = x[inside]
+        root = np.sqrt((self.lambda_plus - y) * (y - self.lambda_minus))
+        density[inside] = root / (2 * np.pi * self.sigma**2 * self.M * y)
+        if self.lambda_minus == 0:
+            density[x == 0] = np.inf
+        return density
+
+    def cdf(self, x: ArrayLike) -> Float[np.ndarray, " k"]:
+        """Share of the eigenvalues of W^T W (no 1/N) that are at or below `x`."""
+        a, b = self.lambda_minus, self.lambda_plus
+        y = np.clip(np.atleast_1d(np.asarray(x, dtype=float)), a, b)
+        # The antiderivative of sqrt((b - y)(y - a))/y, its arcsines written as angles of a
+        # triangle, which keeps their digits at both ends.
+        low, high = np.sqrt(y - a), np.sqrt(b - y)
+        share = low * high + (a + b) * np.arctan2(low, high)
+        share -= 2 * np.sqrt(a * b) * np.arctan2(np.sqrt(b) * low, np.sqrt(a) * high)
+        return np.clip(share / (2 * np.pi * self.sigma**2 * self.M), 0, 1)
+
+    def quantile(self, p: ArrayLike) -> Float[np.ndarray, " k"]:
+        """Eigenvalue of W^T W (no 1/N) below which a share `p` lies; the inverse of `cdf`."""
+        x, share = _unit_law(self.N, self.M)
+        return self.sigma**2 * np.interp(np.atleast_1d(np.asarray(p, dtype=float)), share, x)
+
+
+@dataclass(frozen=True)
+class MPFit(MarchenkoPastur):
+    """A Marchenko-Pastur law fitted to the eigenvalues of W^T W (no 1/N).
+
+    Attributes
+    ----------
+    sigma, N, M, lambda_minus, lambda_plus, tw_scale
+        The law, see `MarchenkoPastur`.
+    n_matrices : int
+        How many N x M matrices the eigenvalues are pooled over.
+    edge : float
+        An eigenvalue beyond it counts as a spike.
+    n_spikes : int
+        How many do.
+    soft_rank : float
+        lambda_plus/lambda_max, the MP soft rank (Martin and Mahoney 2021): 1 for noise, near 0
+        if the largest eigenvalue is far outside of the bulk.
+    ks : float
+        Kolmogorov-Smirnov distance between the eigenvalues that are no spikes and the law.
+    """
+
+    n_matrices: int
+    edge: float
+    n_spikes: int
+    soft_rank: float
+    ks: float
+
+
+def fit_marchenko_pastur(
+    eigenvalues: ArrayLike,
+    *,
+    N: int,
+    M: int,
+    method: Literal["quantiles", "weightwatcher"] = "quantiles",
+) -> MPFit:
+    r"""Fit the Marchenko-Pastur law to the bulk of a spectrum, and count what is outside.
+
+    "quantiles" finds the sigma that brings the quantiles of the law nearest, by least squares, to
+    the sorted singular values. Eigenvalues beyond the `edge` are spikes; they are taken out, and
+    the fit is repeated until no more change. The k spikes of a matrix also take k dimensions from
+    its noise, so that the rest is compared with the law of an (N - k) x (M - k) matrix. The edge
+    is the 99 % point of the largest eigenvalue of all `n_matrices` under noise, lambda_plus +
+    tw_scale * t, with t from the shifted-gamma form of the Tracy-Widom law (Chiani 2014).
+
+    "weightwatcher" gives the numbers of WeightWatcher 0.7.7, which fits the law to a kernel
+    density estimate. Its columns are ``W_scale = sqrt(n/sum(eigenvalues))``,
+    ``sigma_mp = fit.sigma * W_scale * sqrt(N)``, ``bulk_min`` and ``bulk_max`` =
+    lambda_minus and lambda_plus, ``mp_softrank = soft_rank`` and ``num_spikes = n_spikes``. It
+    feeds it the weights of 4-D layers times sqrt(1/2). For square matrices it fits another law,
+    whose support does not depend on sigma, and its edge is some six Tracy-Widom scales away
+    instead of two.
+
+    Parameters
+    ----------
+    eigenvalues : array of any shape
+        Eigenvalues of W^T W (no 1/N): M for each of the matrices, pooled in any order. Zeros
+        count.
+    N, M : int
+        Rows and columns of the matrices, N >= M.
+    method : {"quantiles", "weightwatcher"}, default "quantiles"
+        How to find sigma and the edge.
+
+    Returns
+    -------
+    MPFit
+
+    Raises
+    ------
+    FitError
+        If the number of eigenvalues is no multiple of M, or they are not finite, negative beyond
+        rounding, or mostly 0; with "weightwatcher", if its density estimate misses the bulk.
+
+    References
+    ----------
+    Chiani, "Distribution of the largest eigenvalue for real Wishart and Gaussian random matrices
+    and a simple approximation for the Tracy-Widom distribution", Journal of Multivariate Analysis
+    129 (2014), arXiv:1209.3394. Martin and Mahoney, JMLR 22(165) (2021), arXiv:1810.01075.
+
+    Examples
+    --------
+    Noise of standard deviation 0.1 and one direction on top of it:
+
+    >>> W = 0.1 * np.random.default_rng(0).standard_normal((400, 200))
+    >>> W[:, 0] += 1.0
+    >>> fit = fit_marchenko_pastur(np.linalg.svd(W, compute_uv=False) ** 2, N=400, M=200)
+    >>> round(fit.sigma, 3), fit.n_spikes
+    (0.1, 1)
+    """
+    values = _checked(eigenvalues, N, M)
+    if method == "weightwatcher":
+        sigma, edge = fit_weightwatcher(values, N, M)
+        law = MarchenkoPastur(sigma, N, M)
+    else:
+        law, edge = _fit_quantiles(values, N, M)
+    bulk = values[values <= edge]
+    steps = np.arange(bulk.size + 1) / max(bulk.size, 1)
+    share = law.cdf(bulk)
+    return MPFit(
+        sigma=law.sigma,
+        N=N,
+        M=M,
+        n_matrices=values.size // M,
+        edge=edge,
+        n_spikes=values.size - bulk.size,
+        soft_rank=float(law.lambda_plus / values[-1]),
+        ks=float(np.maximum(share - steps[:-1], steps[1:] - share).max(initial=0)),
+    )
+
+
+def _checked(eigenvalues: ArrayLike, N: int, M: int) -> Float[np.ndarray, " n"]:
+    """Return the eigenvalues in ascending order, or say why they cannot be fitted."""
+    values = np.sort(np.asarray(eigenvalues, dtype=np.float64), axis=None)
+    if not N >= M >= 1:
+        raise FitError(f"W is N x M with N >= M >= 1, got N={N}, M={M}; transpose the matrix.")
+    if values.size == 0 or values.size % M:
+        raise FitError(
+            f"The pooled eigenvalues of N x M matrices are a multiple of M={M}, got {values.size}; "
+            "give all of them, zeros as well."
+        )
+    if not np.isfinite(values).all():
+        n_bad = np.count_nonzero(~np.isfinite(values))
+        raise FitError(
+            f"A Marchenko-Pastur law is fitted to finite values, got {n_bad} NaN or inf of "
+            f"{values.size}; look for the layer that diverged."
+        )
+    if values[-1] <= 0:
+        raise FitError("A Marchenko-Pastur law needs a positive eigenvalue, got zeros only.")
+    if values[0] < -1e-9 * values[-1]:
+        raise FitError(
+            f"Eigenvalues of W^T W are not negative, got {values[0]:g}; give those, not W's."
+        )
+    return np.maximum(values, 0)
+
+
+# A network has many layers of few shapes. 64 KiB an entry.
+@functools.lru_cache(maxsize=64)
+def _unit_law(N: int, M: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Tabulate the law of sigma = 1: points from edge to edge, and the share at or below each."""
+    # Steps that are even in the angle resolve the square roots at both ends. With
+    # y = a + (b - a) sin(angle)^2, the first angle of `MarchenkoPastur.cdf` is this one.
+    angle = np.linspace(0, np.pi / 2, 4001)
+    sine, cosine = np.sin(angle), np.cos(angle)
+    n, m = np.sqrt(N), np.sqrt(M)
+    a, b = (n - m) ** 2, (n + m) ** 2
+    share = (b - a) * sine * cosine + (a + b) * angle
+    share -= 2 * (N - M) * np.arctan2((n + m) * sine, (n - m) * cosine)
+    return a + (b - a) * sine**2, np.clip(share / (2 * np.pi * M), 0, 1)
+
+
+def _fit_quantiles(
+    values: Float[np.ndarray, " n"], N: int, M: int
+) -> tuple[MarchenkoPastur, float]:
+    """Match quantiles of ascending eigenvalues; return the law, and the edge of the spikes."""
+    from scipy.special import gammaincinv
+
+    n_matrices = values.size // M
+    t = _TW_SCALE * gammaincinv(_TW_SHAPE, _EDGE_LEVEL ** (1 / n_matrices)) - _TW_SHIFT
+    # The median is the start: it hardly feels a few spikes.
+    median = float(np.median(values))
+    if median == 0:
+        raise FitError(
+            f"A Marchenko-Pastur law needs a bulk, but at least half of {values.size} eigenvalues "
+            "are 0; the matrix has lost its rank."
+        )
+    unit = MarchenkoPastur(1.0, N, M)
+    unit_edge = unit.lambda_plus + t * unit.tw_scale
+    singular = np.sqrt(values)
+    sigma = np.sqrt(median / unit.quantile([0.5])[0])
+    fitted: dict[int, float] = {}
+    for _ in range(_MAX_ROUNDS):
+        n_bulk = int(np.searchsorted(values, sigma**2 * unit_edge, side="right"))
+        n_bulk = max(n_bulk, (values.size + 1) // 2)
+        if n_bulk not in fitted:
+            k = round((values.size - n_bulk) / n_matrices)
+            x, share = _unit_law(N - k, M - k)
+            quantiles = np.sqrt(np.interp((np.arange(n_bulk) + 0.5) / n_bulk, share, x))
+            fitted[n_bulk] = singular[:n_bulk] @ quantiles / (quantiles @ quantiles)
+        elif fitted[n_bulk] == sigma:
+            break
+        sigma = fitted[n_bulk]
+    return MarchenkoPastur(float(sigma), N, M), float(sigma**2 * unit_edge)

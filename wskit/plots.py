@@ -1,0 +1,468 @@
+"""Results drawn on matplotlib Axes: a result in, Axes out; nothing is shown, nothing is saved."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wskit.fits import MPFit, PowerLawFit
+    from wskit.spectra import Spectrum
+
+__all__ = [
+    "PALETTE",
+    "STYLE",
+    "describe",
+    "plot_esd",
+    "plot_esd_evolution",
+    "plot_layers_grid",
+    "plot_metric_by_depth",
+    "plot_xmin_scan",
+]
+
+EsdScale = Literal["log-log", "log-linear", "linear"]
+
+_COLORBLIND = sns.color_palette("colorblind").as_hex()
+PALETTE = {
+    "data": _COLORBLIND[0],  # blue: what was measured
+    "fit": _COLORBLIND[3],  # vermilion: a law fitted to it
+    "null": _COLORBLIND[7],  # grey: what chance would give
+    "accent": _COLORBLIND[2],  # green: a point to look at
+    "other": _COLORBLIND[4],  # pink: what it is compared with
+}
+"""What each colour means, in all pictures; the colours differ for every kind of colour vision."""
+
+STYLE: dict[str, Any] = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("notebook"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.prop_cycle": mpl.cycler(color=_COLORBLIND),
+    "figure.dpi": 100,
+    "figure.figsize": (6.4, 4.0),
+    "figure.constrained_layout.use": True,
+    "font.family": ["DejaVu Sans"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.loc": "upper right",  # "best" takes a second where there is much to avoid
+    "lines.linewidth": 2.0,
+}
+"""The look of the kit, for ``plt.rc_context(plots.STYLE)`` or ``plt.rcParams.update``."""
+
+
+def plot_esd(
+    spectrum: "Spectrum",
+    *,
+    fit: "PowerLawFit | None" = None,
+    null: "Spectrum | None" = None,
+    mp: "MPFit | None" = None,
+    others: "Mapping[str, Spectrum] | None" = None,
+    scale: EsdScale = "log-log",
+    bins: int = 60,
+    ax: Axes | None = None,
+    **kwargs: Any,
+) -> Axes:
+    """Draw the empirical spectral density (ESD) of a weight matrix.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Its eigenvalues are drawn as a histogram whose bins are equal on the axis that is shown.
+        A logarithmic axis begins at 1e-5 of the largest eigenvalue at the least; the legend
+        says what share lies to the left of it.
+    fit : PowerLawFit, optional
+        Drawn as the tail's density, scaled by the share of eigenvalues in the tail, with xmin.
+    null : Spectrum, optional
+        A second spectrum as an outline: the same weights shuffled, say.
+    mp : MPFit, optional
+        Drawn as the density of the bulk, scaled by the share of eigenvalues that are in it, with
+        a mark under each eigenvalue beyond its edge.
+    others : mapping of str to Spectrum, optional
+        Spectra to compare with, by their labels: each as an outline. One is drawn solid, more in
+        different dashes.
+    scale : {"log-log", "log-linear", "linear"}, default "log-log"
+        Of the eigenvalue axis and the density axis. In "log-linear" the density is that of
+        log10 of the eigenvalue, so that equal areas hold equally many eigenvalues.
+    bins : int, default 60
+        Number of bins of the histogram.
+    ax : Axes, optional
+        Where to draw. None makes a new figure.
+    **kwargs
+        For the histogram (`matplotlib.axes.Axes.stairs`).
+
+    Returns
+    -------
+    Axes
+    """
+    log_x = scale != "linear"
+    per_decade = scale == "log-linear"
+    values = spectrum.eigenvalues
+    with _style(ax):
+        ax = _new_figure() if ax is None else ax
+        beside = [*([] if null is None else [null]), *(others or {}).values()]
+        edges = _edges(np.concatenate([s.eigenvalues for s in [spectrum, *beside]]), bins, log_x)
+        label = kwargs.pop("label", "eigenvalues")
+        left_out = np.mean(values < edges[0])
+        if left_out > 0:
+            label += f" ({left_out:.0%} left of the axis)"
+        style = {"color": PALETTE["data"], "alpha": 0.55, "fill": True, "label": label}
+        ax.stairs(_density(values, edges, per_decade), edges, **(style | kwargs))
+        if null is not None:
+            density = _density(null.eigenvalues, edges, per_decade)
+            ax.stairs(density, edges, color=PALETTE["null"], lw=2, label="shuffled weights")
+        for (text, s), dashes in zip((others or {}).items(), cycle(["-", "--", ":", "-."])):
+            density = _density(s.eigenvalues, edges, per_decade)
+            ax.stairs(density, edges, color=PALETTE["other"], lw=2, ls=dashes, label=text)
+        if mp is not None:
+            _draw_mp(ax, mp, values, edges, per_decade)
+        if fit is not None:
+            x = np.geomspace(fit.xmin, values[-1], 200)
+            tail = fit.n_tail / values.size * fit.pdf(x) * (x * np.log(10) if per_decade else 1)
+            label = rf"power law, $\alpha$ = {fit.alpha:.2f}"
+            ax.plot(x, tail, color=PALETTE["fit"], label=label)
+            label = rf"$x_{{\min}}$ = {fit.xmin:.3g}"
+            ax.axvline(fit.xmin, color=PALETTE["fit"], ls=":", lw=1.5, label=label)
+        ax.set(
+            xscale="log" if log_x else "linear",
+            yscale="log" if scale == "log-log" and values[-1] > 0 else "linear",
+            xlabel=r"eigenvalue $\lambda$ of $W^\top W$",
+            ylabel=r"density of $\log_{10}\lambda$" if per_decade else "density",
+            title=_title(spectrum),
+        )
+        ax.legend()
+    return ax
+
+
+def plot_xmin_scan(
+    curve: "pd.DataFrame",
+    *,
+    fit: "PowerLawFit | None" = None,
+    ax: Axes | None = None,
+    **kwargs: Any,
+) -> Axes:
+    """Draw the search for the beginning of the tail: KS distance and alpha of every xmin.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        Of `wskit.fits.ks_curve`, with the columns xmin, ks and alpha.
+    fit : PowerLawFit, optional
+        Marked on both curves.
+    ax : Axes, optional
+        Where to draw; alpha gets an axis of its own on the right. None makes a new figure.
+    **kwargs
+        For the line of the KS distance.
+
+    Returns
+    -------
+    Axes
+    """
+    with _style(ax):
+        ax = _new_figure() if ax is None else ax
+        style = {"color": PALETTE["data"], "label": "KS distance (left)"}
+        ax.plot(curve["xmin"], curve["ks"], **(style | kwargs))
+        right = ax.twinx()
+        color = PALETTE["accent"]
+        right.plot(curve["xmin"], curve["alpha"], color=color, lw=1.5, label=r"$\alpha$ (right)")
+        right.spines["right"].set_visible(True)
+        if fit is not None:
+            label = rf"best: $x_{{\min}}$ = {fit.xmin:.3g}, $\alpha$ = {fit.alpha:.2f}"
+            ax.axvline(fit.xmin, color=PALETTE["fit"], ls=":", lw=1.5, label=label)
+        ax.set(xscale="log", xlabel=r"$x_{\min}$", ylabel="KS distance", ylim=(0, None))
+        right.set_ylabel(r"$\alpha$")
+        handles = [*ax.get_legend_handles_labels()[0], *right.get_lines()]
+        # Above the Axes: the curves go everywhere, and a legend among them would hide some.
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(handles)}
+        right.legend(handles=handles, fontsize=8, columnspacing=1.0, **above)
+    return ax
+
+
+def plot_layers_grid(
+    spectra: "Sequence[Spectrum]",
+    *,
+    fits: "Sequence[PowerLawFit | None] | None" = None,
+    columns: int = 4,
+    bins: int = 40,
+) -> tuple[Figure, np.ndarray]:
+    """Draw the ESD of many layers side by side, on the same logarithmic axes.
+
+    Parameters
+    ----------
+    spectra : sequence of Spectrum
+    fits : sequence of PowerLawFit or None, optional
+        One a spectrum; None where there is none.
+    columns : int, default 4
+        Pictures in a row.
+    bins : int, default 40
+        Bins of each histogram.
+
+    Returns
+    -------
+    fig : Figure
+    axs : array of Axes, of shape (rows, columns)
+        The last ones are hidden where the spectra do not fill the row.
+    """
+    if not spectra:
+        raise ValueError("a grid needs at least one spectrum, got none")
+    rows = -(-len(spectra) // columns)
+    laws = [None] * len(spectra) if fits is None else fits
+    with _style(None):
+        size = (2.6 * columns, 2.3 * rows)
+        share = {"sharex": True, "sharey": True, "squeeze": False}
+        fig, axs = plt.subplots(rows, columns, figsize=size, **share)
+        for ax, s, fit in zip(axs.flat, spectra, laws, strict=False):
+            plot_esd(s, fit=fit, bins=bins, ax=ax)
+            ax.get_legend().remove()
+            law = "" if fit is None else rf"  $\alpha$ = {fit.alpha:.2f}"
+            ax.set_title(s.name + law, fontsize=9, parse_math=fit is not None)
+            ax.set(xlabel="", ylabel="")
+        for ax in axs.flat[len(spectra) :]:
+            ax.set_visible(False)
+        fig.supxlabel(r"eigenvalue $\lambda$ of $W^\top W$", fontsize=12)
+        fig.supylabel("density", fontsize=12)
+    return fig, axs
+
+
+def plot_metric_by_depth(
+    table: "pd.DataFrame", *, metric: str = "alpha", ax: Axes | None = None, **kwargs: Any
+) -> Axes:
+    """Draw one column of a spectral table from the first layer to the last.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `wskit.features.spectral_table`. Layers with a `warning` are drawn hollow; where the
+        metric is alpha and the table has its interval, that is drawn too.
+    metric : str, default "alpha"
+        The column.
+    ax : Axes, optional
+        Where to draw. None makes a new figure.
+    **kwargs
+        For the points (`matplotlib.axes.Axes.plot`).
+
+    Returns
+    -------
+    Axes
+    """
+    with _style(ax):
+        ax = _new_figure() if ax is None else ax
+        depth = np.arange(len(table))
+        values = table[metric].to_numpy(dtype=float, na_value=np.nan)
+        doubt = (
+            table["warning"].to_numpy() != "" if "warning" in table else np.zeros(len(table), bool)
+        )
+        color = PALETTE["data"]
+        ax.plot(depth, values, color=color, lw=1, alpha=0.4, label="_line")
+        if metric == "alpha" and "alpha_low" in table and table["alpha_low"].notna().any():
+            low, high = table["alpha_low"].to_numpy(), table["alpha_high"].to_numpy()
+            ax.vlines(depth, low, high, color=color, alpha=0.5, label="90 % interval")
+        points = {"color": color, "ls": "", "marker": "o"} | kwargs
+        ax.plot(depth[~doubt], values[~doubt], **({"label": metric} | points))
+        if doubt.any():
+            hollow = {"mfc": "white", "label": "with a warning"}
+            ax.plot(depth[doubt], values[doubt], **(points | hollow))
+        if len(table) <= 30:
+            ax.set_xticks(depth, table["name"], rotation=90, fontsize=8, parse_math=False)
+        else:
+            ax.set_xlabel("layer, from the input on")
+        ax.set_ylabel(r"$\alpha$" if metric == "alpha" else metric.replace("_", " "))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+    return ax
+
+
+def plot_esd_evolution(
+    spectra: "Sequence[Spectrum]",
+    steps: ArrayLike,
+    *,
+    step_name: str = "epoch",
+    bins: int = 40,
+    ax: Axes | None = None,
+    **kwargs: Any,
+) -> Axes:
+    """Draw the ESD of one layer at several steps of training, from dark to light.
+
+    Parameters
+    ----------
+    spectra : sequence of Spectrum
+        Of the same layer.
+    steps : array of shape (n_spectra,)
+        Their numbers.
+    step_name : str, default "epoch"
+        What the steps are, for the legend.
+    bins : int, default 40
+        Bins of each histogram; they are the same for all.
+    ax : Axes, optional
+        Where to draw. None makes a new figure.
+    **kwargs
+        For each outline (`matplotlib.axes.Axes.stairs`).
+
+    Returns
+    -------
+    Axes
+    """
+    numbers = np.atleast_1d(np.asarray(steps, dtype=float))
+    if len(spectra) != numbers.size or not numbers.size:
+        raise ValueError(f"spectra need a step each, got {len(spectra)} and {numbers.size}")
+    with _style(ax):
+        ax = _new_figure() if ax is None else ax
+        edges = _edges(np.concatenate([s.eigenvalues for s in spectra]), bins, log_x=True)
+        colors = sns.color_palette("viridis", len(spectra)).as_hex()
+        for s, step, color in zip(spectra, numbers, colors, strict=True):
+            density = _density(s.eigenvalues, edges, per_decade=False)
+            style = {"color": color, "lw": 1.5, "label": f"{step_name} {step:g}"}
+            ax.stairs(density, edges, **(style | kwargs))
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel=r"eigenvalue $\lambda$ of $W^\top W$",
+            ylabel="density",
+        )
+        ax.set_title(_title(spectra[-1]), parse_math=False)
+        ax.legend(fontsize="small")
+    return ax
+
+
+def describe(figure: Figure | Axes) -> str:
+    """Say in words and numbers what a figure shows, for the eye that cannot see it and for a test.
+
+    Parameters
+    ----------
+    figure : Figure or Axes
+
+    Returns
+    -------
+    str
+        A line for each Axes, and a line for each labelled or data-carrying artist in it: lines,
+        histograms, points and images, with the range of what they show to three digits.
+
+    Examples
+    --------
+    >>> ax = Figure().subplots()
+    >>> _ = ax.plot([1, 2, 3], [2.0, 4.0, 8.0], label="loss")
+    >>> print(describe(ax))
+    Axes: x linear, y linear
+      line 'loss': 3 points, x 1 to 3, y 2 to 8
+    """
+    axes = [figure] if isinstance(figure, Axes) else figure.axes
+    return "\n".join(line for ax in axes for line in _describe_axes(ax))
+
+
+def _style(ax: Axes | None) -> Any:
+    if ax is None:
+        # The first figure sets up the backend, in a notebook the interactive one: were that
+        # inside the context, leaving the context would undo it, and no later figure would show.
+        plt.draw_if_interactive()
+    return mpl.rc_context(STYLE)
+
+
+def _new_figure() -> Axes:
+    return plt.figure().add_subplot()
+
+
+def _draw_mp(
+    ax: Axes, mp: "MPFit", values: np.ndarray, edges: np.ndarray, per_decade: bool
+) -> None:
+    low, high = max(mp.lambda_minus, edges[0]), mp.lambda_plus
+    if low < high:
+        # The density rises like a root at its edges: half a circle of points is dense there.
+        x = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, 202)[1:-1])) / 2
+        share = 1 - mp.n_spikes / values.size
+        density = share * mp.pdf(x) * (x * np.log(10) if per_decade else 1)
+        ax.plot(x, density, color=PALETTE["accent"], label="Marchenko-Pastur")
+    spikes = values[values.size - mp.n_spikes :]
+    if spikes.size:
+        label = f"{spikes.size} beyond its edge"
+        marks = {"marker": "|", "ls": "", "ms": 10, "color": PALETTE["accent"], "label": label}
+        ax.plot(spikes, np.full(spikes.size, 0.02), transform=ax.get_xaxis_transform(), **marks)
+
+
+def _edges(eigenvalues: np.ndarray, bins: int, log_x: bool) -> np.ndarray:
+    """Bin edges over what is shown; the last one is just above the largest eigenvalue."""
+    high = eigenvalues.max() * (1 + 1e-9) or 1.0
+    if not log_x:
+        return np.linspace(0, high, bins + 1)
+    floor = 1e-5 * high
+    return np.geomspace(eigenvalues[eigenvalues >= floor].min(initial=high / 2), high, bins + 1)
+
+
+def _density(values: np.ndarray, edges: np.ndarray, per_decade: bool) -> np.ndarray:
+    widths = np.diff(np.log10(edges) if per_decade else edges)
+    return np.histogram(values, edges)[0] / (values.size * widths)
+
+
+def _title(spectrum: "Spectrum") -> str:
+    times = f"{spectrum.n_matrices} × " if spectrum.n_matrices > 1 else ""
+    size = f"{times}{spectrum.N} × {spectrum.M}"
+    return f"{spectrum.name}  ({size})" if spectrum.name else size
+
+
+def _describe_axes(ax: Axes) -> list[str]:
+    title = ax.get_title() or ax.get_title(loc="left")
+    heading = f"Axes {_plain(title)!r}" if title else "Axes"
+    named = [
+        f"{letter} {_plain(axis.get_label_text())!r} {axis.get_scale()}"
+        if axis.get_label_text()
+        else f"{letter} {axis.get_scale()}"
+        for letter, axis in (("x", ax.xaxis), ("y", ax.yaxis))
+    ]
+    lines = [f"{heading}: {', '.join(named)}"]
+    for line in ax.get_lines():
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        lines.append(f"  line{_label(line)}: {x.size} points, x {_range(x)}, y {_range(y)}")
+    for patch in ax.patches:
+        if hasattr(patch, "get_data") and hasattr(patch.get_data(), "edges"):
+            values, edges, _ = patch.get_data()
+            peak = f"peak {values.max():.3g} at {edges[values.argmax()]:.3g}"
+            lines.append(
+                f"  histogram{_label(patch)}: {values.size} bins, x {_range(edges)}, {peak}"
+            )
+    for points in ax.collections:
+        offsets = np.asarray(points.get_offsets(), dtype=float)
+        if offsets.size and len(offsets) > 1:
+            x, y = offsets.T
+            lines.append(f"  points{_label(points)}: {len(offsets)}, x {_range(x)}, y {_range(y)}")
+    for image in ax.images:
+        values = np.asarray(image.get_array(), dtype=float)
+        size = " × ".join(map(str, values.shape))
+        lines.append(f"  image{_label(image)}: {size}, values {_range(values)}")
+    return lines
+
+
+def _label(artist: Any) -> str:
+    label = _plain(str(artist.get_label()))
+    return "" if label.startswith("_") else f" {label!r}"
+
+
+def _range(values: np.ndarray) -> str:
+    if np.isnan(values).all():
+        return "empty"
+    low, high = np.nanmin(values), np.nanmax(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+_SYMBOLS = {
+    r"\alpha": "alpha",
+    r"\lambda": "lambda",
+    r"\log_{10}": "log10 ",
+    r"x_{\min}": "xmin",
+    r"^\top": "^T",
+}
+
+
+def _plain(text: str) -> str:
+    """Mathtext as one would read it aloud."""
+    for symbol, word in _SYMBOLS.items():
+        text = text.replace(symbol, word)
+    return text.replace("$", "")

@@ -1,0 +1,10 @@
+"""Panels for JupyterLab: thin shells over plain functions, whose traits are their whole state.
+
+A panel can be driven by its controls or by its traits, reads its latest result as an attribute,
+and returns by ``.code()`` the plain cell that gives what the screen shows.
+"""
+
+from wskit.widgets._esd import EsdExplorer
+from wskit.widgets._picker import CheckpointPicker
+
+__all__ = ["CheckpointPicker", "EsdExplorer"]

@@ -1,0 +1,165 @@
+"""What EsdExplorer works on: checkpoints under their labels, their layers, a spectrum's laws."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from wskit.errors import FitError, SpectrumError
+from wskit.fits import (
+    MPFit,
+    PowerLawFit,
+    classify_phase,
+    fit_marchenko_pastur,
+    fit_power_law,
+)
+from wskit.spectra import ConvRule, Spectrum, inventory
+
+Weights = Mapping[str, Tensor]
+Label = str | int | float
+
+
+def label_text(label: Label | None) -> str:
+    """Return how a checkpoint is called in a sentence and a legend."""
+    return "" if label is None else label if isinstance(label, str) else f"step {label}"
+
+
+def legend_text(label: Label | None) -> str:
+    """Return it for a legend, where dollar signs would begin a formula."""
+    return label_text(label).replace("$", r"\$")
+
+
+def by_label(weights: Mapping[Any, Any]) -> dict[Label | None, Weights]:
+    """Return the checkpoints under their labels; weights that are just one are under None."""
+    lazy = hasattr(weights, "shape")  # then reading a tensor, to see what it is, takes time
+    if lazy or not isinstance(next(iter(weights.values()), None), Mapping):
+        return {None: weights}
+    found: dict[Label | None, Weights] = {}
+    for key, checkpoint in weights.items():
+        label = key.item() if isinstance(key, np.generic) else key
+        if not isinstance(label, str | int | float):
+            raise SpectrumError(f"A checkpoint's label is a text or a number, got {label!r}.")
+        if not isinstance(checkpoint, Mapping):
+            raise SpectrumError(
+                f"Under each label weights are needed, a mapping from names to tensors; "
+                f"under {label!r} there is a {type(checkpoint).__name__}."
+            )
+        found[label] = checkpoint
+    return found
+
+
+def common_layers(checkpoints: Mapping[Label | None, Weights], conv: ConvRule) -> pd.DataFrame:
+    """Return the rows of `inventory` that have a matrix, the same in all checkpoints."""
+    tables = {label: _layers(weights, conv) for label, weights in checkpoints.items()}
+    (first, common), *others = tables.items()
+    for label, table in others:
+        for name in [*common.index, *table.index]:
+            sizes = [size_text(t.loc[name]) if name in t.index else "missing"
+                     for t in (common, table)]  # fmt: skip
+            if sizes[0] != sizes[1]:
+                raise SpectrumError(
+                    f"All checkpoints need the same layers, and {name!r} is {sizes[0]} at "
+                    f"{label_text(first)!r} and {sizes[1]} at {label_text(label)!r}."
+                )
+    return common
+
+
+def _layers(weights: Weights, conv: ConvRule) -> pd.DataFrame:
+    table = inventory(weights, conv=conv)
+    found = table[table["reason"] == ""].set_index("name")
+    if found.empty:
+        raise SpectrumError(
+            f"None of the {len(table)} tensors has a matrix; "
+            "spectra.inventory(weights) tells why of each."
+        )
+    return found
+
+
+def is_whole(layer: Any, conv: ConvRule) -> bool:
+    """Whether a layer is a tensor whose shape tells the rule; of others `spectra` needs the name.
+
+    `layer` is a row of `common_layers`.
+    """
+    dense = layer["kind"] == "matrix" and len(layer["shape"]) == 2
+    return conv != "per-slice" and bool(dense or layer["kind"] == "convolution")
+
+
+def size_text(layer: Any) -> str:
+    """Return the size of a layer: of a Spectrum, or a row of a table."""
+    times = f"{layer.n_matrices} × " if layer.n_matrices > 1 else ""
+    return f"{times}{layer.N} × {layer.M}"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A spectrum, and what is fitted to it wherever the tail is said to begin."""
+
+    spectrum: Spectrum
+    best: PowerLawFit | None = None
+    mp: MPFit | None = None
+    phase: str = ""
+    problem: str = ""  # why there is no best power law
+
+    def tail(self, xmin: float | None) -> PowerLawFit | None:
+        """Return the power law from `xmin` on, or the best one; raise where there is none."""
+        if self.best is None:
+            raise FitError(self.problem)
+        return self.best if xmin is None else fit_power_law(self.spectrum.eigenvalues, xmin=xmin)
+
+
+def read(s: Spectrum) -> Reading:
+    """Fit what can be fitted; where a law cannot, the others stand."""
+    best = mp = None
+    phase = problem = ""
+    try:
+        best = fit_power_law(s.eigenvalues)
+    except FitError as error:
+        problem = str(error)
+    with contextlib.suppress(FitError):
+        mp = fit_marchenko_pastur(s.eigenvalues, N=s.N, M=s.M)
+    with contextlib.suppress(FitError):
+        phase = classify_phase(s.eigenvalues, N=s.N, M=s.M, mp=mp, tail=best).name
+    return Reading(s, best, mp, phase, problem)
+
+
+class Watched(Mapping[str, Tensor]):
+    """Weights that tell how many of their tensors have been read."""
+
+    def __init__(self, weights: Weights, tell: Callable[[int, int], None]) -> None:
+        self._weights, self._tell = weights, tell
+        self._read: set[str] = set()
+
+    def _note(self, name: str) -> None:
+        self._read.add(name)
+        self._tell(len(self._read), len(self._weights))
+
+    def __getitem__(self, name: str) -> Tensor:
+        self._note(name)
+        return self._weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        lazy: Any = self._weights
+        return tuple(lazy.shape(name) if hasattr(lazy, "shape") else lazy[name].shape)
+
+    def dtype(self, name: str) -> Any:
+        lazy: Any = self._weights
+        return lazy.dtype(name) if hasattr(lazy, "dtype") else lazy[name].dtype
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Read rows of a tensor; of a file, only these."""
+        self._note(name)
+        lazy: Any = self._weights
+        part: Tensor = (
+            lazy.rows(name, start, stop) if hasattr(lazy, "rows") else lazy[name][start:stop]
+        )
+        return part

@@ -1,0 +1,293 @@
+"""What all panels share: status, work in a thread with progress and cancel, pictures."""
+
+import asyncio
+import base64
+import contextlib
+import html
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+import matplotlib as mpl
+import numpy as np
+import traitlets
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from wskit import plots
+from wskit.errors import WskitError
+
+_log = logging.getLogger("wskit")
+
+_REPORT_EVERY = 0.1  # seconds between two progress messages to the browser
+_TITLE_LETTERS = 58  # of a picture's width; a longer title is set smaller
+ROW = {"flex_flow": "row wrap", "align_items": "center"}
+
+
+class Task:
+    """One piece of work: what it can ask and tell while it runs, and how it ended."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.cancelled = threading.Event()
+        self.finish: Callable[[], None] | None = None  # set once the work is done
+        self._report = report
+        self._last = 0.0
+
+    def report(self, done: int, total: int | None) -> None:
+        """Tell how far the work has come; raise if it was cancelled."""
+        if self.cancelled.is_set():
+            raise WskitError("cancelled")
+        now = time.monotonic()
+        if total and now - self._last > _REPORT_EVERY:
+            self._last = now
+            self._report(min(done / total, 1.0))
+
+
+class Panel(widgets.VBox):
+    """A box of controls with a status, and long work in a thread that can be cancelled.
+
+    What a thread computes is shown by the thread that made the panel: by the kernel's event loop
+    where there is one, else when `wait` is called. So nothing is drawn in two threads at once.
+
+    Attributes
+    ----------
+    status : {"idle", "running", "done", "cancelled", "failed"}
+        Of the latest work.
+    message : str
+        One sentence for the reader: what is shown, or what went wrong and what to do.
+    progress : float
+        Of the running work, in [0, 1].
+    """
+
+    status = traitlets.Enum(["idle", "running", "done", "cancelled", "failed"], "idle")
+    message = traitlets.Unicode()
+    progress = traitlets.Float(0.0)
+
+    _task: Task | None = None
+    _thread: threading.Thread | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._message_view = widgets.HTML()
+        bar = widgets.FloatProgress(max=1.0, layout={"width": "10em"})
+        cancel = button("Cancel", "times", self.cancel)
+        # Hidden, it keeps its place: nothing below jumps when work begins.
+        self._busy_view = widgets.HBox(
+            [bar, cancel], layout={"visibility": "hidden", "flex": "none"}
+        )
+        self._message_view.layout.flex = "0 1 auto"
+        state = [self._message_view, self._busy_view]
+        self._state_view = widgets.HBox(state, layout={"align_items": "center", "flex": "1 1 20em"})
+        traitlets.dlink((self, "progress"), (bar, "value"))
+        self.observe(self._show_state, ["status", "message"])
+
+    def cancel(self) -> None:
+        """Stop the running work; what it has computed so far is dropped."""
+        if self._task is not None:
+            self._task.cancelled.set()
+            self._task = None
+            self.message, self.status = "Cancelled.", "cancelled"
+
+    def wait(self, timeout: float = 60.0) -> None:
+        """Return when the running work is done and shown.
+
+        Parameters
+        ----------
+        timeout : float, default 60.0
+            Seconds; after that a `TimeoutError` is raised, and the work goes on.
+        """
+        task, thread = self._task, self._thread
+        if task is None or thread is None:
+            return
+        thread.join(timeout)
+        if thread.is_alive():
+            raise TimeoutError(f"still {self.status} after {timeout:g} s; wait on, or cancel()")
+        self._settle(task)
+
+    def close(self) -> None:
+        """Cancel what runs, and remove the panel from the page."""
+        self.cancel()
+        super().close()
+
+    def describe(self) -> str:
+        """Say in words what the panel shows."""
+        return self.message
+
+    def static_image(self) -> bytes:
+        """Return the picture for a page without a kernel, as PNG; empty if there is none."""
+        return b""
+
+    def _run(
+        self, work: Callable[[Task], Any], show: Callable[[Any], None], *, thread: str = ""
+    ) -> None:
+        """Do `work`, then `show` what it returned; newer work replaces what still runs.
+
+        A message in `thread` has the work done in one, and is shown meanwhile.
+        """
+        if self._task is not None:
+            self._task.cancelled.set()
+        loop = _running_loop() if thread else None
+
+        def post(function: Callable[..., None], *args: Any) -> None:
+            if loop is None:
+                function(*args)
+            else:
+                # A loop that has ended shows nothing any more; `wait` still does.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(function, *args)
+
+        def report(fraction: float) -> None:
+            post(self._show_progress, task, fraction)
+
+        def body() -> None:
+            try:
+                result = work(task)
+            except Exception as error:
+                failure = error  # `error` is gone when the lambda runs
+                task.finish = lambda: self._fail(failure)
+            else:
+                task.finish = lambda: show(result)
+            if loop is not None or not thread:
+                post(self._settle, task)
+
+        self._task = task = Task(report)
+        if thread:
+            self.progress, self.message, self.status = 0.0, thread, "running"
+            self._thread = threading.Thread(target=body, name="wskit-panel", daemon=True)
+            self._thread.start()
+        else:
+            body()
+
+    def _settle(self, task: Task) -> None:
+        """Show how a task ended, unless it was cancelled, replaced or shown before."""
+        if task is not self._task or task.finish is None:
+            return
+        self._task, self.message, self.status = None, "", "done"
+        try:
+            task.finish()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Show an expected error as its sentence, and a surprise as one too."""
+        if isinstance(error, WskitError):
+            self.message = str(error)
+        else:
+            _log.error("A panel's work failed.", exc_info=error)
+            self.message = f"This should not have happened: {error!r}. Please report it."
+        self.status = "failed"
+
+    def _show_progress(self, task: Task, fraction: float) -> None:
+        if self._task is task:
+            self.progress = fraction
+
+    def _show_state(self, _: Any = None) -> None:
+        running = self.status == "running"
+        self._busy_view.layout.visibility = "visible" if running else "hidden"
+        mark = "&#9888; " if self.status == "failed" else ""
+        self._message_view.value = (
+            f'<div role="status" style="line-height:1.4">{mark}{html.escape(self.message)}</div>'
+        )
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """Add what a page without a kernel can show: a picture and its description."""
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        bundle["text/plain"] = self.describe()
+        if image := self.static_image():
+            bundle["image/png"] = base64.b64encode(image).decode()
+        return bundle
+
+
+class Picture(widgets.HTML):
+    """A figure shown as an image with alternative text.
+
+    The one figure is drawn again and again: its canvas remembers how its texts are laid out,
+    which is most of the work of drawing it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        with mpl.rc_context(plots.STYLE | {"figure.constrained_layout.use": False}):
+            self._figure = Figure(figsize=(6.4, 5.0))
+        self._canvas = FigureCanvasAgg(self._figure)
+        width, height = self._canvas.get_width_height()
+        size = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height}"
+        self._style = f"display:block;{size}"
+        self.blank()
+
+    def new_axes(self) -> Axes:
+        """Return new Axes to draw on, in place of the former ones."""
+        self._figure.clear()
+        # Fixed margins: laying the figure out anew at each step would double the time. Above the
+        # Axes there is room for a legend of four rows: among the data it would hide some of them.
+        self._figure.subplots_adjust(left=0.15, right=0.97, bottom=0.122, top=0.71)
+        return self._figure.add_subplot()
+
+    def blank(self) -> None:
+        """Leave the picture's place empty."""
+        self.png = b""
+        self.value = f'<div style="{self._style}"></div>'
+
+    def draw(self, description: str) -> None:
+        """Show the Axes as they are now."""
+        for ax in self._figure.axes:
+            _thin_ticks(ax.xaxis)
+            _thin_ticks(ax.yaxis)
+            title = ax.get_title(loc="left")
+            size = 12 * min(1.0, _TITLE_LETTERS / max(len(title), 1))
+            rows = -(-len(ax.get_legend_handles_labels()[0]) // 2)
+            # A tensor's name is no formula, whatever dollar signs are in it.
+            ax.set_title(title, loc="left", pad=21 * rows, fontsize=size, parse_math=False)
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
+        buffer = io.BytesIO()
+        # savefig would draw twice, the first time to lay the figure out.
+        self._canvas.print_png(buffer, metadata={"Software": None})
+        self.png = buffer.getvalue()
+        source = base64.b64encode(self.png).decode()
+        self.value = (
+            f'<img alt="{html.escape(description)}" src="data:image/png;base64,{source}" '
+            f'style="{self._style};border-radius:4px">'
+        )
+
+
+def _thin_ticks(axis: Axis) -> None:
+    """Drop the minor ticks of a logarithmic axis: each costs as much as a line of text.
+
+    Where few powers of ten are left, 1, 2 and 5 of each decade are written out.
+    """
+    if axis.get_scale() != "log":
+        return
+    low, high = axis.get_view_interval()
+    if np.log10(high / low) < 2.5:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def button(description: str, icon: str, action: Callable[[], None]) -> widgets.Button:
+    """Return a button that calls `action`."""
+    made = widgets.Button(description=description, icon=icon)
+    made.on_click(lambda _: action())
+    return made
+
+
+def labelled(control: widgets.Widget, width: str = "max-content") -> widgets.Widget:
+    """Give a control's label the room that it needs, and the control no more than the page has."""
+    control.style = {"description_width": "initial"}
+    control.layout.width, control.layout.max_width = width, "100%"
+    control.layout.margin = "2px 1em 2px 2px"
+    return control
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

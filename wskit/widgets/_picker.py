@@ -1,0 +1,262 @@
+"""A panel to open a checkpoint from the catalogue, a path, the session or an upload."""
+
+import html
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import ipywidgets as widgets
+import traitlets
+from torch import nn
+
+from wskit import data
+from wskit.checkpoints import Checkpoint, open_checkpoint
+from wskit.errors import CheckpointError, DataError, WskitError
+from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+
+Origin = Literal["catalogue", "path", "session", "upload"]
+
+# JupyterLab loses messages of over 10 MiB unless the server's limit is raised.
+_UPLOAD_LIMIT = 8 * 2**20
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".th", ".npz")
+
+
+class CheckpointPicker(Panel):
+    """Choose weights and open them; `checkpoint` then holds them.
+
+    Parameters
+    ----------
+    modules : mapping of str to nn.Module, optional
+        What "session" offers. None offers the modules among the notebook's variables.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint or None
+        What was opened last; None before that and after a failure.
+    origin : {"catalogue", "path", "session", "upload"}
+        Where the weights come from.
+    entry, path, variable
+        What is chosen of each: a name of `wskit.data.catalog`, a path, a variable's name.
+    """
+
+    checkpoint = traitlets.Instance(Checkpoint, allow_none=True)
+    origin = traitlets.Enum(["catalogue", "path", "session", "upload"], "catalogue")
+    entry = traitlets.Unicode()
+    path = traitlets.Unicode()
+    variable = traitlets.Unicode(None, allow_none=True)
+
+    def __init__(self, *, modules: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__()
+        self._modules = modules
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._uploaded: Path | None = None
+        catalog = data.catalog()
+        self._entries = catalog["name"][catalog["kind"] == "weights"].tolist()
+        self.entry = self._entries[0]
+        self._build()
+        self.message = "Nothing is open yet."
+
+    @traitlets.validate("entry")
+    def _known_entry(self, proposal: Any) -> str:
+        if proposal.value not in self._entries:
+            raise DataError(
+                f"The catalogue holds no weights called {proposal.value!r}; "
+                f"choose one of {self._entries}."
+            )
+        return str(proposal.value)
+
+    # -- what it does ------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Open what is chosen, after downloading it if it is in the catalogue and not cached."""
+        self.checkpoint = None
+        try:
+            source = self._source()
+        except WskitError as error:
+            self._refuse(error)
+            return
+        name, from_catalogue = self._choice(), self.origin == "catalogue"
+
+        def work(task: Task) -> Checkpoint:
+            path = source
+            if from_catalogue:
+                path = data.fetch(source, progress=task.report, cancel=task.cancelled)
+            return open_checkpoint(path)
+
+        def show(checkpoint: Checkpoint) -> None:
+            self.checkpoint = checkpoint
+            self._show_entry()  # it may be in the cache now
+            count, size = len(checkpoint), checkpoint.nbytes / 1e6
+            self.message = f"{name} is open: {count} tensors, {size:.2f} MB."
+
+        slow = from_catalogue or self.origin == "path"
+        self._run(work, show, thread=f"Opening {name}." if slow else "")
+
+    def upload(self, name: str, content: bytes | memoryview) -> None:
+        """Take a small file that came through the browser, and open it.
+
+        Only the suffix of its name is used; the content goes to a temporary folder.
+        """
+        self.origin, self._uploaded, self.checkpoint = "upload", None, None
+        suffix = Path(name).suffix.lower()
+        problem = ""
+        if suffix not in _SUFFIXES:
+            problem = f"{name}: expected one of {', '.join(_SUFFIXES)}; choose another file."
+        elif len(content) > _UPLOAD_LIMIT:
+            size, limit = len(content) / 2**20, _UPLOAD_LIMIT / 2**20
+            problem = (
+                f"{name} has {size:.1f} MiB, and an upload may have {limit:.0f}; "
+                "put it beside the notebook and give its path."
+            )
+        if problem:
+            self._refuse(CheckpointError(problem))
+            return
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="wskit-upload-")
+        # A file of its own for each: an earlier one may be open, and mapped.
+        folder = tempfile.mkdtemp(dir=self._folder.name)
+        self._uploaded = Path(folder) / f"upload{suffix}"
+        self._uploaded.write_bytes(content)
+        self.load()
+
+    def code(self) -> str:
+        """Return a cell of plain calls that opens what is chosen, as ``weights``."""
+        lines = ["from wskit import checkpoints, data", ""]
+        if self.origin == "catalogue":
+            source = f"data.fetch({self.entry!r})"
+        elif self.origin == "path":
+            source = repr(self.path)
+        elif self.origin == "session":
+            source = self.variable or "model"
+        else:
+            lines.append("# The upload lies in a temporary folder: keep a copy of your file.")
+            source = repr(str(self._uploaded)) if self._uploaded else '"your-file.safetensors"'
+        return "\n".join([*lines, f"weights = checkpoints.open_checkpoint({source})"])
+
+    def describe(self) -> str:
+        """Say in words what is open."""
+        return self.message
+
+    def close(self) -> None:
+        """Cancel what runs, drop the upload, and remove the panel from the page."""
+        super().close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return what "session" offers: names and modules."""
+        if self._modules is not None:
+            return dict(self._modules)
+        from IPython import get_ipython
+
+        shell = get_ipython()
+        variables = {} if shell is None else shell.user_ns
+        return {
+            name: value
+            for name, value in variables.items()
+            if isinstance(value, nn.Module) and not name.startswith("_")
+        }
+
+    def _source(self) -> Any:
+        """Return what to open; of the catalogue, what to fetch."""
+        if self.origin == "catalogue":
+            return self.entry
+        if self.origin == "path":
+            if not self.path.strip():
+                raise CheckpointError("Give the path of a file or a folder of weights.")
+            return self.path.strip()
+        if self.origin == "session":
+            modules = self.modules()
+            if self.variable not in modules:
+                raise CheckpointError(
+                    "No torch module is among the notebook's variables; make one, then Refresh."
+                    if not modules
+                    else f"{self.variable!r} is no module here; choose one of {sorted(modules)}."
+                )
+            return modules[self.variable]
+        if self._uploaded is None:
+            raise CheckpointError("Choose a file to upload first.")
+        return self._uploaded
+
+    def _choice(self) -> str:
+        choices = {"catalogue": self.entry, "path": self.path, "session": self.variable}
+        return str(choices.get(self.origin, "the upload"))
+
+    def _refuse(self, error: WskitError) -> None:
+        def work(_: Task) -> Any:
+            raise error
+
+        self._run(work, lambda _: None)
+
+    # -- the controls ------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        origin = widgets.ToggleButtons(
+            options=["catalogue", "path", "session", "upload"],
+            description="From",
+            style={"description_width": "initial", "button_width": "7em"},
+        )
+        entry = labelled(widgets.Dropdown(options=self._entries, description="Entry"))
+        hint = "file or folder of weights, or hf://org/name@revision"
+        path = labelled(widgets.Text(description="Path", placeholder=hint), "40em")
+        self._variable = labelled(widgets.Dropdown(options=[], description="Module"))
+        traitlets.link((self, "origin"), (origin, "value"))
+        traitlets.link((self, "entry"), (entry, "value"))
+        traitlets.link((self, "path"), (path, "value"))
+        traitlets.link((self, "variable"), (self._variable, "value"))
+        upload = widgets.FileUpload(
+            accept=",".join(_SUFFIXES), description=f"Upload (at most {_UPLOAD_LIMIT >> 20} MiB)"
+        )
+        upload.layout.width = "max-content"
+        upload.observe(self._on_upload, "value")
+        self._about = widgets.HTML()
+        self._table = widgets.HTML()
+        self._open_button = button("Open", "folder-open", self.load)
+        refresh = button("Refresh", "refresh", self._offer_modules)
+        self._choosers = {
+            "catalogue": widgets.VBox([entry, self._about]),
+            "path": path,
+            "session": widgets.HBox([self._variable, refresh], layout=ROW),
+            "upload": upload,
+        }
+        self._chooser = widgets.VBox()
+        self.observe(self._show_chooser, "origin")
+        self.observe(self._show_entry, "entry")
+        self.observe(self._show_table, "checkpoint")
+        action = widgets.HBox([self._open_button, self._state_view], layout=ROW)
+        self.children = [origin, self._chooser, action, self._table]
+        self.add_class("wskit-checkpoint-picker")
+        self._show_chooser()
+        self._show_entry()
+
+    def _show_chooser(self, _: Any = None) -> None:
+        if self.origin == "session":
+            self._offer_modules()
+        self._chooser.children = [self._choosers[self.origin]]
+        self._open_button.layout.display = "none" if self.origin == "upload" else ""
+
+    def _offer_modules(self) -> None:
+        names = list(self.modules())
+        self._variable.options = names
+        if names:
+            self._variable.value = self.variable if self.variable in names else names[0]
+
+    def _on_upload(self, change: Any) -> None:
+        for file in change["new"]:
+            self.upload(file.name, file.content)
+
+    def _show_table(self, _: Any) -> None:
+        self._table.value = "" if self.checkpoint is None else self.checkpoint._repr_html_()
+
+    def _show_entry(self, _: Any = None) -> None:
+        """Show size, licence, origin and citation, before anything is downloaded."""
+        r = data.describe(self.entry)
+        size = "size unknown" if r.bytes is None else f"{r.bytes / 1e6:.2f} MB"
+        cached = data.catalog().set_index("name").loc[self.entry, "cached"]
+        where = "in the cache" if cached else "to download"
+        about = f"{size}, {where}; licence: {r.licence}; from {r.source}"
+        self._about.value = (
+            f'<div style="line-height:1.4"><b>{html.escape(r.title)}</b><br>{html.escape(about)}'
+            "<details><summary>How to cite it</summary>"
+            f'<pre style="white-space:pre-wrap">{html.escape(r.citation)}</pre></details></div>'
+        )
