@@ -17,13 +17,15 @@ MAY_IMPORT = {
     "checkpoints": set(),
     "spectra": set(),
     "fits": set(),
+    "zoo": set(),
     "features": {"spectra", "fits"},
+    "predictors": set(),
     "plots": set(),
     "exercises": {"spectra", "fits", "features"},
     "course": set(),
-    "widgets": {"plots", "checkpoints", "data", "spectra", "fits", "features"},
+    "widgets": {"plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"},
 }
-NO_TORCH = {"fits", "plots", "errors", "course"}
+NO_TORCH = {"fits", "predictors", "plots", "errors", "course"}
 
 
 def imports(module: str) -> set[str]:

@@ -104,14 +104,10 @@ def test_every_figure_that_is_described_is_shown(path: Path) -> None:
 
 @each
 def test_cells_are_short(path: Path) -> None:
-    """DESIGN section 3; of its '20 to 35 cells', code cells are 12 to 35, prose makes up to 60.
-
-    Its median of 5 lines holds where one network is looked at; a page that trains a family of
-    networks and sums it up has a median of 8.
-    """
+    """DESIGN section 3; of its '20 to 35 cells', code cells are 12 to 35, prose makes up to 60."""
     lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
     assert max(lengths) <= 15
-    assert statistics.median(lengths) <= (8 if path.stem == "01_esd" else 5)
+    assert statistics.median(lengths) <= 5
     assert 12 <= len(lengths) <= 35
     assert len(read(path).cells) <= 60
 

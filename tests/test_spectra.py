@@ -4,6 +4,7 @@ import torch
 
 from wskit.errors import SpectrumError
 from wskit.spectra import (
+    MAX_SIDE,
     aspect_spectrum,
     difference,
     inventory,
@@ -125,7 +126,10 @@ def test_spectra_on_cuda_equal_those_on_cpu():
         (torch.zeros(2, 3).to(torch.float8_e4m3fn), "its dtype is float8_e4m3fn"),
         (torch.zeros(0, 3), "it is empty"),
         (torch.zeros(1, 3), "one row or column"),
-        (torch.tensor([[1.0, float("nan")], [float("inf"), 0.0]]), "'w' holds NaN or inf"),
+        (
+            torch.tensor([[1.0, float("nan")], [float("inf"), 0.0]]),
+            "'w' holds NaN or inf in 2 of its 4",
+        ),
     ],
 )
 def test_bad_tensors_are_refused_in_one_sentence(W, message):
@@ -334,7 +338,10 @@ def test_a_low_rank_pair_of_huge_sides_costs_its_factors():
     s = low_rank_spectrum(randn(16_000, 2), randn(2, 90_000))
     assert (s.N, s.M) == (90_000, 16_000)
     assert np.count_nonzero(s.eigenvalues) == 2
-    with pytest.raises(SpectrumError, match="pair 'x' holds NaN"):
+    side = MAX_SIDE + 1
+    pair = {"x.lora_A.weight": randn(2, side), "x.lora_B.weight": randn(side, 2)}
+    assert [(s.name, s.M) for s in spectra(pair)] == [("x.lora_BA", side)]
+    with pytest.raises(SpectrumError, match="pair 'x' holds NaN or inf in 3 of its 6 entries"):
         low_rank_spectrum(torch.full((3, 1), torch.nan), randn(1, 3), name="x")
 
 
@@ -362,7 +369,8 @@ def test_one_bad_layer_spoils_no_other():
     assert [s.name for s in found] == ["good"]
     np.testing.assert_allclose(found[0].eigenvalues, spectrum(weights["good"]).eigenvalues)
     assert list(failures) == ["too", "bad"]
-    assert failures["bad"].startswith("tensor 'bad' holds NaN or inf")
+    assert failures["bad"].startswith("tensor 'bad' holds NaN or inf in 1 of its 20 entries")
+    assert failures["too"].startswith("tensor 'too' holds NaN or inf in 1 of its 120000 entries")
     with pytest.raises(SpectrumError, match="holds NaN or inf"):
         spectra(weights)
     with pytest.raises(SpectrumError, match="'b' has no spectrum: there is no such weight"):

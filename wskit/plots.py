@@ -424,7 +424,8 @@ def _describe_axes(ax: Axes) -> list[str]:
     for patch in ax.patches:
         if hasattr(patch, "get_data") and hasattr(patch.get_data(), "edges"):
             values, edges, _ = patch.get_data()
-            peak = f"peak {values.max():.3g} at {edges[values.argmax()]:.3g}"
+            highest = np.flatnonzero(values >= values.max() * (1 - 1e-9))[0]  # of equals, the first
+            peak = f"peak {values.max():.3g} at {edges[highest]:.3g}"
             lines.append(
                 f"  histogram{_label(patch)}: {values.size} bins, x {_range(edges)}, {peak}"
             )

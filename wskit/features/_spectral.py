@@ -1,6 +1,5 @@
 """A row a layer: the spectrum of its weight, summed up."""
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
@@ -11,16 +10,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from wskit.errors import FitError, SpectrumError
+from wskit.errors import SpectrumError
 from wskit.features import _weightwatcher
-from wskit.fits import (
-    PowerLawFit,
-    alpha_interval,
-    caveats,
-    classify_phase,
-    fit_marchenko_pastur,
-    fit_power_law,
-)
+from wskit.fits import PowerLawFit, alpha_interval, caveats, fit_laws
 from wskit.spectra import ConvRule, QkvRule, Spectrum, inventory, shuffled_weights, spectra
 
 Convention = Literal["wskit", "weightwatcher"]
@@ -207,24 +199,16 @@ def _scale_and_shape(s: Spectrum) -> dict[str, float]:
 
 
 def _tail_and_bulk(s: Spectrum, n_resamples: int) -> dict[str, object]:
-    """Fit both laws. Where one fit fails, the other stands, and the first reason is kept."""
-    row: dict[str, object] = {}
-    reasons = []
-    mp = tail = None
-    try:
-        mp = fit_marchenko_pastur(s.eigenvalues, N=s.N, M=s.M)
-        row |= {"mp_sigma": mp.sigma, "n_spikes": mp.n_spikes}
-        row |= {"soft_rank": mp.soft_rank, "mp_ks": mp.ks}
-    except FitError as error:
-        reasons.append(str(error))
-    try:
-        tail = fit_power_law(s.eigenvalues)
-        row |= _tail(s, tail, n_resamples) | {"warning": " ".join(caveats(tail, mp=mp))}
-    except FitError as error:
-        reasons.append(str(error))
-    # Not every phase needs both laws: zeros are a collapse of rank, though no law fits them.
-    with contextlib.suppress(FitError):
-        row["phase"] = classify_phase(s.eigenvalues, N=s.N, M=s.M, mp=mp, tail=tail).name
+    """Fit all laws. Where one fit fails, the others stand, and the first reason is kept."""
+    laws = fit_laws(s.eigenvalues, N=s.N, M=s.M)
+    row: dict[str, object] = {"phase": laws.phase}
+    if laws.mp is not None:
+        row |= {"mp_sigma": laws.mp.sigma, "n_spikes": laws.mp.n_spikes}
+        row |= {"soft_rank": laws.mp.soft_rank, "mp_ks": laws.mp.ks}
+    if laws.tail is not None:
+        warning = " ".join(caveats(laws.tail, mp=laws.mp))
+        row |= _tail(s, laws.tail, n_resamples) | {"warning": warning}
+    reasons = list(laws.reasons.values())
     return row | {"reason": reasons[0]} if reasons else row
 
 

@@ -24,13 +24,13 @@ def table(
     """WeightWatcher's columns for each 2-D and 4-D weight, but for the random ones."""
     listed = inventory(weights)
     listed = listed[listed["shape"].map(len).isin([2, 4]) & (listed["kind"] != "low-rank")]
-    found = matrices(weights)
     rows = []
     for entry in tqdm(listed.to_dict("records"), disable=not progress, unit="layer"):
         longname = entry["name"].removesuffix(".weight")
         row = {"name": longname.rpartition(".")[2], "longname": longname, "reason": entry["reason"]}
         if not entry["reason"]:
-            name, W = next((name, W) for name, W in found if name == entry["name"])
+            name = entry["name"]
+            W = dict(matrices({name: weights[name]}))[name]
             # conv2d_norm: WeightWatcher multiplies the slices of a convolution by sqrt(1/2).
             factor = np.sqrt(0.5) if W.ndim == 3 else 1.0
             exact = factor * W.to(device=device, dtype=torch.float64)
@@ -38,7 +38,7 @@ def table(
                 singular = torch.linalg.svdvals(exact).cpu().numpy().reshape(-1, entry["M"])
                 row |= _row(singular, entry["N"], entry["M"])
             else:
-                row["reason"] = f"tensor {name!r} holds NaN or inf"
+                row["reason"] = f"tensor {name!r} holds NaN or inf; the model diverged."
         rows.append(row)
     return pd.DataFrame(rows, columns=_COLUMNS)
 

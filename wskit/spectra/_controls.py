@@ -58,7 +58,7 @@ def shuffled_weights(weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str
     >>> null["fc.weight"].sum()
     tensor(2.)
     """
-    return _Lazy(weights, lambda name: shuffled(weights[name], seed=seed))
+    return LazyWeights(weights, lambda name: shuffled(weights[name], seed=seed))
 
 
 def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -106,7 +106,7 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Map
             W.double() - base[name].detach().to(W.device).double() if W.is_floating_point() else W
         )
 
-    return _Lazy(weights, read)
+    return LazyWeights(weights, read)
 
 
 def aspect_spectrum(
@@ -173,11 +173,35 @@ def aspect_spectrum(
     return spectrum(stack.movedim(0, 2), device=device, name=name)
 
 
-class _Lazy(Mapping[str, Tensor]):
-    """A mapping with the header of another, whose tensors are made when they are read."""
+class LazyWeights(Mapping[str, Tensor]):
+    """A mapping with the names, shapes and dtypes of another, whose tensors are made when read.
 
-    def __init__(self, like: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
+    Parameters
+    ----------
+    like : mapping of str to Tensor
+        Whose header this has; of a checkpoint file only the header is read.
+    read : callable
+        Returns the tensor of a name.
+    read_rows : callable, optional
+        Returns rows `start` to `stop` of the tensor of a name, for matrices that are larger than
+        the memory.
+
+    Examples
+    --------
+    >>> doubled = LazyWeights({"w": torch.ones(2)}, lambda name: torch.full((2,), 2.0))
+    >>> doubled["w"], doubled.shape("w")
+    (tensor([2., 2.]), (2,))
+    """
+
+    def __init__(
+        self,
+        like: Mapping[str, Tensor],
+        read: Callable[[str], Tensor],
+        read_rows: Callable[[str, int, int], Tensor] | None = None,
+    ) -> None:
         self._like, self._read = like, read
+        if read_rows is not None:
+            self.rows = read_rows  # `spectra` streams from whatever has it
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._like:

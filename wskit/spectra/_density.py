@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from wskit.spectra._eigen import _BLOCK, _check_finite
+from wskit.spectra._eigen import _BLOCK, _diverged
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,8 @@ def spectral_density(
         # Where the space is exhausted, beta is rounding, and the next vector is arbitrary.
         basis.append(U / beta.clamp_min(torch.finfo(torch.float64).tiny))
     a, b = torch.stack(alphas, 1), torch.stack(betas, 1)[:, :-1]
-    _check_finite(torch.cat([a, b], 1).cpu().numpy(), f"tensor {name!r}")
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise _diverged(f"tensor {name!r}", [W])
     T = torch.diag_embed(a) + torch.diag_embed(b, 1) + torch.diag_embed(b, -1)
     nodes, vectors = torch.linalg.eigh(T)
     weights = vectors[:, 0, :].square() / n_probes

@@ -170,15 +170,16 @@ def spectra(
                 raise SpectrumError(f"{name!r} has no spectrum: {reason}; see `inventory`.")
     found: dict[str, Spectrum] = {}
     errors: dict[str, str] = {} if failures is None else failures
-    batches = _Batches(found, errors)
+    batches = _Batches(weights, found, errors)
     for name in tqdm(chosen, disable=not progress, unit="layer"):
         layer = known[name]
         try:
-            _check_side(layer.M, f"tensor {name!r}")
             if layer.factor:
                 A, B = weights[layer.factor], weights[layer.tensor]
                 found[name] = low_rank_spectrum(B, A, name=name)
-            elif layer.M <= _SMALL and conv != "fft":
+                continue
+            _check_side(layer.M, f"tensor {name!r}")
+            if layer.M <= _SMALL and conv != "fft":
                 W = as_matrix(weights[layer.tensor], layer, conv)
                 batches.add(layer, W.to(device=device or W.device))
             else:
@@ -226,7 +227,7 @@ def low_rank_spectrum(
     """
     label = f"pair {name!r}" if name else "the pair"
     if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
-        raise SpectrumError(f"{label} holds NaN or inf; the model diverged.")
+        raise _diverged(label, [A, B])
     N, M = max(B.shape[0], A.shape[1]), min(B.shape[0], A.shape[1])
     R_B, R_A = (torch.linalg.qr(F.detach().double(), mode="r").R for F in (B, A.mT))
     squares = torch.linalg.svdvals(R_B @ R_A.mT).square().cpu().numpy()[:M]
@@ -236,8 +237,10 @@ def low_rank_spectrum(
 class _Batches:
     """Small matrices of many layers, gathered by shape and solved in few calls."""
 
-    def __init__(self, found: dict[str, Spectrum], errors: dict[str, str]) -> None:
-        self._found, self._errors = found, errors
+    def __init__(
+        self, weights: Mapping[str, Tensor], found: dict[str, Spectrum], errors: dict[str, str]
+    ) -> None:
+        self._weights, self._found, self._errors = weights, found, errors
         self._waiting: dict[tuple[int, torch.device], list[tuple[Layer, Tensor]]] = {}
         self._bytes = 0
 
@@ -266,13 +269,12 @@ class _Batches:
             for layer, gram in waiting:
                 own = each[start : start + len(gram)].ravel()
                 start += len(gram)
-                try:
-                    _check_finite(own, f"tensor {layer.name!r}")
-                except SpectrumError as error:
-                    self._errors[layer.name] = str(error)
-                    continue
-                s = _spectrum(layer.name, layer.N, layer.M, layer.n_matrices, own)
-                self._found[layer.name] = s
+                if np.isfinite(own).all():
+                    s = _spectrum(layer.name, layer.N, layer.M, layer.n_matrices, own)
+                    self._found[layer.name] = s
+                else:
+                    W = self._weights[layer.tensor]
+                    self._errors[layer.name] = str(_diverged(f"tensor {layer.name!r}", [W]))
         self._waiting.clear()
         self._bytes = 0
 
@@ -284,10 +286,14 @@ def _large(weights: Mapping[str, Tensor], layer: Layer, conv: ConvRule, device: 
     if not (tall and hasattr(weights, "rows")):
         return _solve(weights[layer.tensor], layer, conv, "gram", device, label)
     step = max(1, _BLOCK // (8 * layer.M))
-    starts = range(0, layer.N, step)
-    rows = (weights.rows(layer.tensor, i, min(i + step, layer.N)) for i in starts)
-    values = _eigenvalues(_gram_of_rows(rows, layer.M, device))
-    _check_finite(values, label)
+
+    def rows() -> Iterator[Tensor]:
+        for start in range(0, layer.N, step):
+            yield weights.rows(layer.tensor, start, min(start + step, layer.N))
+
+    values = _eigenvalues(_gram_of_rows(rows(), layer.M, device))
+    if not np.isfinite(values).all():
+        raise _diverged(label, rows())
     return _spectrum(layer.name, layer.N, layer.M, 1, values)
 
 
@@ -297,7 +303,8 @@ def _solve(
     with _threads_for(layer.M):
         blocks = _matrix_blocks(W, layer, conv, torch.device(device or W.device))
         values = np.concatenate([_squares(block, method) for block in blocks])
-    _check_finite(values, label)
+    if not np.isfinite(values).all():
+        raise _diverged(label, [W])
     return _spectrum(layer.name, layer.N, layer.M, layer.n_matrices, values)
 
 
@@ -374,9 +381,16 @@ def _check_side(M: int, label: str) -> None:
         )
 
 
-def _check_finite(values: Float64[np.ndarray, "..."], label: str) -> None:
-    if not np.isfinite(values).all():
-        raise SpectrumError(f"{label} holds NaN or inf; the model diverged or the file is damaged.")
+def _diverged(label: str, blocks: Iterable[Tensor]) -> SpectrumError:
+    """Say what is wrong with a tensor whose eigenvalues are not finite; it is read once more."""
+    sizes = [(int((~torch.isfinite(block)).sum()), block.numel()) for block in blocks]
+    bad, total = map(sum, zip(*sizes, strict=True))
+    if bad:
+        return SpectrumError(
+            f"{label} holds NaN or inf in {bad} of its {total} entries; the model diverged or "
+            "the file is damaged."
+        )
+    return SpectrumError(f"{label} has entries whose squares overflow; scale it down.")
 
 
 def _spectrum(name: str, N: int, M: int, n: int, values: Float64[np.ndarray, " k"]) -> Spectrum:

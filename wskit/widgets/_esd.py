@@ -23,13 +23,13 @@ from wskit.widgets._esd_code import NULL_SEED, cell
 from wskit.widgets._esd_weights import (
     Label,
     Reading,
-    Watched,
     by_label,
     common_layers,
     is_whole,
     label_text,
     legend_text,
     read,
+    watched,
 )
 from wskit.widgets._panel import ROW, Panel, Picture, Task, button, labelled
 
@@ -397,7 +397,7 @@ class EsdExplorer(Panel):
 
         def work(task: Task) -> pd.DataFrame:
             with self._computing:
-                return spectral_table(Watched(weights, task.report), conv=self.conv)
+                return spectral_table(watched(weights, task.report), conv=self.conv)
 
         def show(table: pd.DataFrame) -> None:
             self.table = table

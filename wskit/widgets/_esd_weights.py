@@ -1,7 +1,6 @@
 """What EsdExplorer works on: checkpoints under their labels, their layers, a spectrum's laws."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +9,8 @@ import pandas as pd
 from torch import Tensor
 
 from wskit.errors import FitError, SpectrumError
-from wskit.fits import (
-    MPFit,
-    PowerLawFit,
-    classify_phase,
-    fit_marchenko_pastur,
-    fit_power_law,
-)
-from wskit.spectra import ConvRule, Spectrum, inventory
+from wskit.fits import Laws, MPFit, PowerLawFit, fit_laws, fit_power_law
+from wskit.spectra import ConvRule, LazyWeights, Spectrum, inventory
 
 Weights = Mapping[str, Tensor]
 Label = str | int | float
@@ -96,70 +89,51 @@ def size_text(layer: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A spectrum, and what is fitted to it wherever the tail is said to begin."""
+    """A spectrum and its laws; of shuffled weights, none."""
 
     spectrum: Spectrum
-    best: PowerLawFit | None = None
-    mp: MPFit | None = None
-    phase: str = ""
-    problem: str = ""  # why there is no best power law
+    laws: Laws | None = None
+
+    @property
+    def best(self) -> PowerLawFit | None:
+        return self.laws.tail if self.laws else None
+
+    @property
+    def mp(self) -> MPFit | None:
+        return self.laws.mp if self.laws else None
+
+    @property
+    def phase(self) -> str:
+        return self.laws.phase if self.laws else ""
 
     def tail(self, xmin: float | None) -> PowerLawFit | None:
         """Return the power law from `xmin` on, or the best one; raise where there is none."""
-        if self.best is None:
-            raise FitError(self.problem)
+        if self.laws is not None and self.best is None:
+            raise FitError(self.laws.reasons["tail"])
         return self.best if xmin is None else fit_power_law(self.spectrum.eigenvalues, xmin=xmin)
 
 
 def read(s: Spectrum) -> Reading:
-    """Fit what can be fitted; where a law cannot, the others stand."""
-    best = mp = None
-    phase = problem = ""
-    try:
-        best = fit_power_law(s.eigenvalues)
-    except FitError as error:
-        problem = str(error)
-    with contextlib.suppress(FitError):
-        mp = fit_marchenko_pastur(s.eigenvalues, N=s.N, M=s.M)
-    with contextlib.suppress(FitError):
-        phase = classify_phase(s.eigenvalues, N=s.N, M=s.M, mp=mp, tail=best).name
-    return Reading(s, best, mp, phase, problem)
+    """Fit what can be fitted to a spectrum."""
+    return Reading(s, fit_laws(s.eigenvalues, N=s.N, M=s.M))
 
 
-class Watched(Mapping[str, Tensor]):
-    """Weights that tell how many of their tensors have been read."""
+def watched(weights: Weights, tell: Callable[[int, int], None]) -> LazyWeights:
+    """Return weights that tell how many of their tensors have been read."""
+    seen: set[str] = set()
+    lazy: Any = weights
 
-    def __init__(self, weights: Weights, tell: Callable[[int, int], None]) -> None:
-        self._weights, self._tell = weights, tell
-        self._read: set[str] = set()
+    def note(name: str) -> None:
+        seen.add(name)
+        tell(len(seen), len(weights))
 
-    def _note(self, name: str) -> None:
-        self._read.add(name)
-        self._tell(len(self._read), len(self._weights))
+    def read_tensor(name: str) -> Tensor:
+        note(name)
+        return weights[name]
 
-    def __getitem__(self, name: str) -> Tensor:
-        self._note(name)
-        return self._weights[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        lazy: Any = self._weights
-        return tuple(lazy.shape(name) if hasattr(lazy, "shape") else lazy[name].shape)
-
-    def dtype(self, name: str) -> Any:
-        lazy: Any = self._weights
-        return lazy.dtype(name) if hasattr(lazy, "dtype") else lazy[name].dtype
-
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Read rows of a tensor; of a file, only these."""
-        self._note(name)
-        lazy: Any = self._weights
-        part: Tensor = (
-            lazy.rows(name, start, stop) if hasattr(lazy, "rows") else lazy[name][start:stop]
-        )
+    def read_rows(name: str, start: int, stop: int) -> Tensor:
+        note(name)
+        part: Tensor = lazy.rows(name, start, stop)
         return part
+
+    return LazyWeights(weights, read_tensor, read_rows if hasattr(lazy, "rows") else None)
