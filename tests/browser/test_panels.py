@@ -22,6 +22,12 @@ picker""",
     """\
 weights = {"small": torch.randn(30, 20), "large": torch.randn(3000, 3000)}
 widgets.EsdExplorer(weights)""",
+    """\
+draw = torch.Generator().manual_seed(0)
+steps = (0, 100, 200)
+layers = {"first": (40, 30), "second": (50, 20)}
+run = {i: {n: torch.randn(s, generator=draw) for n, s in layers.items()} for i in steps}
+widgets.EsdExplorer(run)""",
 ]
 
 
@@ -110,7 +116,7 @@ def send(page, picker, file):
 
 
 def test_long_work_is_cancelled_by_its_button(page):
-    panel = page.locator(".wskit-esd-explorer")
+    panel = page.locator(".wskit-esd-explorer").first
     panel.scroll_into_view_if_needed()
     cancel = panel.get_by_role("button", name="Cancel")
     assert cancel.count() == 0  # hidden while there is nothing to cancel
@@ -124,3 +130,35 @@ def test_long_work_is_cancelled_by_its_button(page):
     panel.locator("img").wait_for()
     assert "small" in panel.locator("img").get_attribute("alt")
     assert panel.bounding_box()["height"] == pytest.approx(height, abs=2)
+
+
+def test_a_training_run_is_gone_through_and_a_row_of_the_table_chosen(page):
+    panel = page.locator(".wskit-esd-explorer").last
+    panel.scroll_into_view_if_needed()
+
+    def shows(*words):
+        def found():
+            described = panel.locator("img").get_attribute("alt")
+            return all(word in described for word in words)
+
+        poll(page, found, " and ".join(words))
+
+    shows("'step 0'", "first")
+    panel.get_by_role("slider").first.focus()  # of Step; ipywidgets gives handles no name
+    page.keyboard.press("ArrowRight")
+    shows("'step 100'", "first")
+    panel.get_by_role("combobox", name="Compare with").focus()
+    page.keyboard.press("End")
+    shows("'step 100'", "'step 200'")
+    panel.get_by_role("button", name="Table of layers").focus()
+    page.keyboard.press("Enter")
+    rows = panel.get_by_role("listbox")
+    rows.wait_for()
+    assert rows.get_by_role("option").count() == 2
+    rows.get_by_role("option").last.click()  # JupyterLab takes the arrow keys for its cells
+    shows("'step 100'", "'step 200'", "second  (50 × 20)")
+    saved = panel.get_by_role("link")
+    assert saved.count() == 2, "picture and table"
+    with page.expect_download() as download:
+        saved.last.click()
+    assert download.value.suggested_filename.endswith(".csv")
