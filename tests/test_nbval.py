@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from nbval_plugin import Close
+from nbval_plugin import Approximate, Close
 from notebook_kit import NOTEBOOKS, ROOT, TUTORIAL, load_build, nbval
 
 DRAW = """
@@ -24,6 +24,8 @@ def store(path: Path, *cells: tuple[str, str | bytes | None]) -> Path:
     notebook = new_notebook()
     for count, (source, shown) in enumerate(cells, start=1):
         cell = new_code_cell(source, execution_count=None if shown is None else count)
+        if source.startswith("# approximate"):
+            cell.metadata.tags = ["approximate"]
         if isinstance(shown, bytes):
             data = {
                 "image/png": shown.decode(),
@@ -52,6 +54,8 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory, png: bytes) -> dict[str, 
     cases: dict[str, tuple[str, str | bytes | None]] = {
         "same": ("print('alpha', 2.3456)", "alpha 2.3456\n"),
         "close": ("print('alpha', 2.3456)", "alpha 2.3460\n"),
+        "approximate": ("# approximate\nprint('alpha', 2.3456)", "alpha 2.4456\n"),
+        "too_approximate": ("# approximate\nprint('alpha', 2.3456)", "alpha 2.8456\n"),
         "padding": ("print('a   2.3456')", "a  2.3460\n"),
         "wrong_number": ("print('alpha', 2.3456)", "alpha 2.4456\n"),
         "wrong_integer": ("print(12000, 'tail')", "12001 tail\n"),
@@ -81,7 +85,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory, png: bytes) -> dict[str, 
     return found
 
 
-@pytest.mark.parametrize("name", ["same", "close", "padding", "picture", "version"])
+@pytest.mark.parametrize("name", ["same", "close", "approximate", "padding", "picture", "version"])
 def test_gate_passes(verdicts: dict[str, str], name: str) -> None:
     assert verdicts[name] == ""
 
@@ -91,6 +95,7 @@ def test_gate_passes(verdicts: dict[str, str], name: str) -> None:
     [
         ("wrong_number", "Cell outputs differ"),
         ("wrong_integer", "Cell outputs differ"),
+        ("too_approximate", "Cell outputs differ"),
         ("wrong_sign", "Cell outputs differ"),
         ("wrong_text", "Cell outputs differ"),
         ("missing_line", "Cell outputs differ"),
@@ -134,6 +139,22 @@ def test_a_dead_kernel_is_found_within_seconds(verdicts: dict[str, str]) -> None
 def test_close(one: str, other: str, equal: bool) -> None:
     assert (Close(one) == Close(other)) is equal
     assert (Close(other) != Close(one)) is not equal
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ("tau 0.76", "tau 0.80", True),
+        ("tau 0.02", "tau -0.02", True),
+        ("tau 0.76", "tau 0.86", False),
+        ("loss 20.0", "loss 21.9", True),
+        ("loss 20.0", "loss 23.0", False),
+        ("5 of 5", "4 of 5", False),
+        ("tau 0.76", "R2 0.76", False),
+    ],
+)
+def test_approximate(one: str, other: str, equal: bool) -> None:
+    assert (Approximate(one) == Approximate(other)) is equal
 
 
 MUTATIONS = {
