@@ -53,17 +53,26 @@ def fit_weightwatcher(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[
     x, density = x[dense], density[dense]
     peak = x[density.argmax()]
 
+    circle = np.sqrt(np.maximum(4 - x * x, 0)) / np.pi if N == M else None
+    factor = 1 / np.where(x > 0, 2 * np.pi * x * root**2, 1)
+
     def cost(sigma: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        s = sigma[:, None]
-        if N == M:
-            law = np.sqrt(np.maximum(4 - x * x, 0)) / (np.pi * s * s)
-            return np.sum((law - density) ** 2, axis=1)
-        a, b = (s * (1 - root)) ** 2, (s * (1 + root)) ** 2
-        law = np.sqrt(np.maximum((b - x) * (x - a), 0))
-        law = law / np.where(x > 0, 2 * np.pi * s * s * x * root**2, 1)
-        out = np.sum((law - density) ** 2, axis=1)
-        beyond = (b < peak) | (b > x[-1]) | (a > peak)
-        return np.where(beyond[:, 0], _PENALTY**2 * x.size, out)
+        if circle is not None:
+            law = circle / sigma[:, None] ** 2 - density
+            return np.einsum("ij,ij->i", law, law)
+        out = np.full(sigma.size, _PENALTY**2 * x.size)
+        low, high = (sigma * (1 - root)) ** 2, (sigma * (1 + root)) ** 2
+        inside = (high >= peak) & (high <= x[-1]) & (low <= peak)
+        s, a, b = (values[inside, None] for values in (sigma, low, high))
+        # In place: these arrays are what takes the time.
+        law = b - x
+        law *= x - a
+        np.sqrt(np.maximum(law, 0, out=law), out=law)
+        law *= factor
+        law /= s * s
+        law -= density
+        out[inside] = np.einsum("ij,ij->i", law, law)
+        return out
 
     largest = np.sqrt(scaled[-1]) / (1 + root)
     grid = np.mgrid[0.05 * largest : 2.0 * largest : 0.01 * largest]
