@@ -7,7 +7,9 @@ The map of the kit, from files up to the screen:
 `wskit.checkpoints`  open_checkpoint: a lazy, read-only Mapping[str, Tensor]; save_weights
 `wskit.spectra`      matrices of a set of weights, and their eigenvalues
 `wskit.fits`         power laws, Marchenko-Pastur laws, phases of training (no torch)
-`wskit.features`     tables: one row a layer
+`wskit.zoo`          many small models as stacked tensors, trained together
+`wskit.features`     tables: one row a layer, or one a model
+`wskit.predictors`   accuracy from features: estimators, splits, scores (no torch)
 `wskit.plots`        results drawn on matplotlib Axes
 `wskit.widgets`      panels for JupyterLab: CheckpointPicker, EsdExplorer
 `wskit.exercises`    the tutorials' self-checks
@@ -37,8 +39,10 @@ _SUBMODULES = (
     "features",
     "fits",
     "plots",
+    "predictors",
     "spectra",
     "widgets",
+    "zoo",
 )
 
 __all__ = ["WskitError", "__version__", *_SUBMODULES]  # noqa: PLE0604 - strings, all of them

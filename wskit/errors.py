@@ -23,3 +23,11 @@ class FitError(WskitError, ValueError):
 
 class SpectrumError(WskitError, ValueError):
     """A tensor has no spectrum that could be computed as asked."""
+
+
+class ZooError(WskitError, ValueError):
+    """A zoo of models cannot be trained, read or put together as asked."""
+
+
+class PredictorError(WskitError, ValueError):
+    """A table of models cannot be split, fitted or scored as asked."""

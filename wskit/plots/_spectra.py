@@ -1,10 +1,9 @@
-"""Results drawn on matplotlib Axes: a result in, Axes out; nothing is shown, nothing is saved."""
+"""Spectra of layers drawn, and the laws fitted to them."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -12,54 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from wskit.plots._style import PALETTE, new_axes, styled
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from wskit.fits import MPFit, PowerLawFit
     from wskit.spectra import Spectrum
 
-__all__ = [
-    "PALETTE",
-    "STYLE",
-    "describe",
-    "plot_esd",
-    "plot_esd_evolution",
-    "plot_layers_grid",
-    "plot_metric_by_depth",
-    "plot_xmin_scan",
-]
-
 EsdScale = Literal["log-log", "log-linear", "linear"]
-
-_COLORBLIND = sns.color_palette("colorblind").as_hex()
-PALETTE = {
-    "data": _COLORBLIND[0],  # blue: what was measured
-    "fit": _COLORBLIND[3],  # vermilion: a law fitted to it
-    "null": _COLORBLIND[7],  # grey: what chance would give
-    "accent": _COLORBLIND[2],  # green: a point to look at
-    "other": _COLORBLIND[4],  # pink: what it is compared with
-}
-"""What each colour means, in all pictures; the colours differ for every kind of colour vision."""
-
-STYLE: dict[str, Any] = {
-    **sns.axes_style("ticks"),
-    **sns.plotting_context("notebook"),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.prop_cycle": mpl.cycler(color=_COLORBLIND),
-    "figure.dpi": 100,
-    "figure.figsize": (6.4, 4.0),
-    "figure.constrained_layout.use": True,
-    "font.family": ["DejaVu Sans"],
-    "font.sans-serif": ["DejaVu Sans"],
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,
-    "legend.loc": "upper right",  # "best" takes a second where there is much to avoid
-    "lines.linewidth": 2.0,
-}
-"""The look of the kit, for ``plt.rc_context(plots.STYLE)`` or ``plt.rcParams.update``."""
 
 
 def plot_esd(
@@ -109,8 +69,8 @@ def plot_esd(
     log_x = scale != "linear"
     per_decade = scale == "log-linear"
     values = spectrum.eigenvalues
-    with _style(ax):
-        ax = _new_figure() if ax is None else ax
+    with styled(ax):
+        ax = new_axes() if ax is None else ax
         beside = [*([] if null is None else [null]), *(others or {}).values()]
         edges = _edges(np.concatenate([s.eigenvalues for s in [spectrum, *beside]]), bins, log_x)
         label = kwargs.pop("label", "eigenvalues")
@@ -169,8 +129,8 @@ def plot_xmin_scan(
     -------
     Axes
     """
-    with _style(ax):
-        ax = _new_figure() if ax is None else ax
+    with styled(ax):
+        ax = new_axes() if ax is None else ax
         style = {"color": PALETTE["data"], "label": "KS distance (left)"}
         ax.plot(curve["xmin"], curve["ks"], **(style | kwargs))
         right = ax.twinx()
@@ -218,7 +178,7 @@ def plot_layers_grid(
         raise ValueError("a grid needs at least one spectrum, got none")
     rows = -(-len(spectra) // columns)
     laws = [None] * len(spectra) if fits is None else fits
-    with _style(None):
+    with styled(None):
         size = (2.6 * columns, 2.3 * rows)
         share = {"sharex": True, "sharey": True, "squeeze": False}
         fig, axs = plt.subplots(rows, columns, figsize=size, **share)
@@ -256,8 +216,8 @@ def plot_metric_by_depth(
     -------
     Axes
     """
-    with _style(ax):
-        ax = _new_figure() if ax is None else ax
+    with styled(ax):
+        ax = new_axes() if ax is None else ax
         depth = np.arange(len(table))
         values = table[metric].to_numpy(dtype=float, na_value=np.nan)
         doubt = (
@@ -315,8 +275,8 @@ def plot_esd_evolution(
     numbers = np.atleast_1d(np.asarray(steps, dtype=float))
     if len(spectra) != numbers.size or not numbers.size:
         raise ValueError(f"spectra need a step each, got {len(spectra)} and {numbers.size}")
-    with _style(ax):
-        ax = _new_figure() if ax is None else ax
+    with styled(ax):
+        ax = new_axes() if ax is None else ax
         edges = _edges(np.concatenate([s.eigenvalues for s in spectra]), bins, log_x=True)
         colors = sns.color_palette("viridis", len(spectra)).as_hex()
         for s, step, color in zip(spectra, numbers, colors, strict=True):
@@ -332,43 +292,6 @@ def plot_esd_evolution(
         ax.set_title(_title(spectra[-1]), parse_math=False)
         ax.legend(fontsize="small")
     return ax
-
-
-def describe(figure: Figure | Axes) -> str:
-    """Say in words and numbers what a figure shows, for the eye that cannot see it and for a test.
-
-    Parameters
-    ----------
-    figure : Figure or Axes
-
-    Returns
-    -------
-    str
-        A line for each Axes, and a line for each labelled or data-carrying artist in it: lines,
-        histograms, points and images, with the range of what they show to three digits.
-
-    Examples
-    --------
-    >>> ax = Figure().subplots()
-    >>> _ = ax.plot([1, 2, 3], [2.0, 4.0, 8.0], label="loss")
-    >>> print(describe(ax))
-    Axes: x linear, y linear
-      line 'loss': 3 points, x 1 to 3, y 2 to 8
-    """
-    axes = [figure] if isinstance(figure, Axes) else figure.axes
-    return "\n".join(line for ax in axes for line in _describe_axes(ax))
-
-
-def _style(ax: Axes | None) -> Any:
-    if ax is None:
-        # The first figure sets up the backend, in a notebook the interactive one: were that
-        # inside the context, leaving the context would undo it, and no later figure would show.
-        plt.draw_if_interactive()
-    return mpl.rc_context(STYLE)
-
-
-def _new_figure() -> Axes:
-    return plt.figure().add_subplot()
 
 
 def _draw_mp(
@@ -406,64 +329,3 @@ def _title(spectrum: "Spectrum") -> str:
     times = f"{spectrum.n_matrices} × " if spectrum.n_matrices > 1 else ""
     size = f"{times}{spectrum.N} × {spectrum.M}"
     return f"{spectrum.name}  ({size})" if spectrum.name else size
-
-
-def _describe_axes(ax: Axes) -> list[str]:
-    title = ax.get_title() or ax.get_title(loc="left")
-    heading = f"Axes {_plain(title)!r}" if title else "Axes"
-    named = [
-        f"{letter} {_plain(axis.get_label_text())!r} {axis.get_scale()}"
-        if axis.get_label_text()
-        else f"{letter} {axis.get_scale()}"
-        for letter, axis in (("x", ax.xaxis), ("y", ax.yaxis))
-    ]
-    lines = [f"{heading}: {', '.join(named)}"]
-    for line in ax.get_lines():
-        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-        lines.append(f"  line{_label(line)}: {x.size} points, x {_range(x)}, y {_range(y)}")
-    for patch in ax.patches:
-        if hasattr(patch, "get_data") and hasattr(patch.get_data(), "edges"):
-            values, edges, _ = patch.get_data()
-            highest = np.flatnonzero(values >= values.max() * (1 - 1e-9))[0]  # of equals, the first
-            peak = f"peak {values.max():.3g} at {edges[highest]:.3g}"
-            lines.append(
-                f"  histogram{_label(patch)}: {values.size} bins, x {_range(edges)}, {peak}"
-            )
-    for points in ax.collections:
-        offsets = np.asarray(points.get_offsets(), dtype=float)
-        if offsets.size and len(offsets) > 1:
-            x, y = offsets.T
-            lines.append(f"  points{_label(points)}: {len(offsets)}, x {_range(x)}, y {_range(y)}")
-    for image in ax.images:
-        values = np.asarray(image.get_array(), dtype=float)
-        size = " × ".join(map(str, values.shape))
-        lines.append(f"  image{_label(image)}: {size}, values {_range(values)}")
-    return lines
-
-
-def _label(artist: Any) -> str:
-    label = _plain(str(artist.get_label()))
-    return "" if label.startswith("_") else f" {label!r}"
-
-
-def _range(values: np.ndarray) -> str:
-    if np.isnan(values).all():
-        return "empty"
-    low, high = np.nanmin(values), np.nanmax(values)
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-
-
-_SYMBOLS = {
-    r"\alpha": "alpha",
-    r"\lambda": "lambda",
-    r"\log_{10}": "log10 ",
-    r"x_{\min}": "xmin",
-    r"^\top": "^T",
-}
-
-
-def _plain(text: str) -> str:
-    """Mathtext as one would read it aloud."""
-    for symbol, word in _SYMBOLS.items():
-        text = text.replace(symbol, word)
-    return text.replace("$", "")

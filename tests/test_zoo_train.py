@@ -1,0 +1,531 @@
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import wskit.zoo._train as train_module
+from wskit.data import load_dataset
+from wskit.errors import ZooError
+from wskit.zoo import (
+    MLP,
+    Compute,
+    SmallCNN,
+    concatenate,
+    outputs,
+    sample_hyperparameters,
+    train_blocks,
+    train_zoo,
+)
+from wskit.zoo._block import _Masks
+
+DIGITS = load_dataset("digits")
+DATA = SimpleNamespace(
+    train_x=DIGITS.train_x[:100],
+    train_y=DIGITS.train_y[:100],
+    test_x=DIGITS.test_x[:50],
+    test_y=DIGITS.test_y[:50],
+)
+METRICS = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+OPTIMIZERS = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def own_module():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10)
+    )
+
+
+def subset_of(row, n_images):
+    """A model's images, by the rule of the docstring; the generator goes on to their order."""
+    rng = np.random.default_rng(row.seed)
+    return rng, rng.permutation(n_images)[: round(row.train_fraction * n_images)]
+
+
+def train_alone(module, row, data=DATA):
+    """One model, trained with an nn.Module and torch.optim from the weights that it holds."""
+    rng, subset = subset_of(row, len(data.train_x))
+    n_updates = max(1, round(row.epochs * len(subset) / row.batch_size))
+    stream = np.concatenate(
+        [rng.permutation(subset) for _ in range(1 + n_updates * row.batch_size // len(subset))]
+    )
+    kernels = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": row.weight_decay}, {"params": others}]
+    options = {} if row.optimizer == "adam" else {"momentum": row.momentum}
+    optimizer = OPTIMIZERS[row.optimizer](groups, lr=row.learning_rate, **options)
+    for update in range(n_updates):
+        batch = stream[update * row.batch_size : (update + 1) * row.batch_size]
+        optimizer.zero_grad()
+        functional.cross_entropy(module(data.train_x[batch]), data.train_y[batch]).backward()
+        optimizer.step()
+    return module
+
+
+def assert_same_weights(weights, expected, tolerance=2e-5):
+    assert list(weights) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value.detach(), rtol=0, atol=tolerance)
+
+
+def assert_same_zoo(zoo, expected, tolerance=2e-5):
+    assert_same_weights(zoo.weights, expected.weights, tolerance)
+    pd.testing.assert_frame_equal(zoo.records, expected.records, atol=1e-4, rtol=1e-3)
+
+
+# Every optimiser with every activation; the rest varies from row to row.
+GRID = pd.DataFrame(
+    [
+        {
+            "optimizer": optimizer,
+            "activation": activation,
+            "learning_rate": 0.003 if optimizer != "sgd" else 0.1,
+            "momentum": 0.0 if optimizer == "adam" else 0.3 * (i % 3),
+            "weight_decay": 0.02 * (i % 4),
+            "train_fraction": (1.0, 0.5, 0.25)[i % 3],
+            "init": ("glorot_normal", "he_normal", "orthogonal", "normal")[i % 4],
+            "init_std": 0.2,
+            "epochs": 1.0 + i % 3,
+            "batch_size": 20 if i < 8 else 32,
+        }
+        for i, (optimizer, activation) in enumerate(
+            (o, a) for o in OPTIMIZERS for a in ("relu", "tanh", "gelu", "sigmoid")
+        )
+    ]
+)
+
+
+def test_networks_have_the_parameters_that_they_say():
+    for model, images in ((SmallCNN(3, 7, 5, 0), (2, 3, 32, 32)), (MLP((64, 9, 3)), (2, 1, 8, 8))):
+        module = model.module("gelu")
+        found = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        assert found == model.shapes
+        assert module(torch.zeros(images)).shape == (2, model.n_classes)
+    module = SmallCNN().module("tanh", 0.3)
+    assert sum(p.numel() for p in module.parameters()) == 4970
+    assert [part.p for part in module.modules() if isinstance(part, nn.Dropout)] == [0.3] * 3
+
+
+@pytest.mark.parametrize("model", [SmallCNN(), MLP()], ids=["cnn", "mlp"])
+def test_each_model_is_what_torch_makes_of_it_alone(model):
+    zoo = train_zoo(model, DATA, GRID, seeds=range(10, 22))
+    start = train_zoo(model, DATA, GRID.assign(epochs=0), seeds=range(10, 22))
+    assert zoo.records.run.tolist() == list(range(12))
+    for i, row in enumerate(zoo.records.itertuples()):
+        module = model.module(row.activation)
+        module.load_state_dict(start.model(i))
+        train_alone(module, row)
+        assert_same_weights(zoo.model(i), module.state_dict())
+        x, y = DATA.train_x[(own := subset_of(row, 100)[1])], DATA.train_y[own]
+        for images, labels, part in ((x, y, "train"), (DATA.test_x, DATA.test_y, "test")):
+            logits = module(images)
+            loss = functional.cross_entropy(logits, labels).item()
+            assert getattr(row, f"{part}_loss") == pytest.approx(loss, rel=1e-4)
+            share = (logits.argmax(1) == labels).float().mean().item()
+            assert getattr(row, f"{part}_accuracy") == pytest.approx(share)
+
+
+@pytest.mark.parametrize("model", [SmallCNN(), MLP()], ids=["cnn", "mlp"])
+def test_a_model_does_not_depend_on_its_block(model):
+    table = sample_hyperparameters(12, rng=0).assign(epochs=2.0, batch_size=16)
+    table["optimizer"] = ["sgd", "adam", "rmsprop"] * 4
+    table.loc[5, "epochs"] = 0.0
+    expected = train_zoo(model, DATA, table, keep_epochs=[0, 1], compute=Compute(block_size=100))
+    for compute in (Compute(block_size=1), Compute("vmap", 3), Compute("loop", 5)):
+        assert_same_zoo(
+            train_zoo(model, DATA, table, keep_epochs=[0, 1], compute=compute), expected, 1e-3
+        )
+    order = np.random.default_rng(1).permutation(12)
+    mixed = train_zoo(model, DATA, table.iloc[order], seeds=order, keep_epochs=[0, 1])
+    for place, run in enumerate(order):
+        one = mixed.select(mixed.records.run == place)
+        other = expected.select(expected.records.run == run)
+        one.records["run"] = run
+        assert_same_zoo(one, other, 1e-3)
+
+
+def test_dropout_takes_its_share_at_random():
+    rates = np.array([0.0, 0.3, 0.7])
+    masks = _Masks(np.array([1, 2, 3]), rates, 2, "cpu")
+    keys = masks.keys(range(40, 44))
+    shape = (50, 41, 7)
+    drawn = torch.stack(
+        [torch.stack([masks.at(keys[u])(layer, shape) for layer in range(2)]) for u in range(4)]
+    )
+    assert drawn.shape == (4, 2, 3, *shape)
+    n = 50 * 41 * 7
+    kept = (drawn != 0).float().flatten(3)
+    assert (kept[:, :, 0] == 1).all()
+    for model, rate in enumerate(rates):
+        error = 5 * np.sqrt(rate * (1 - rate) / n) + 2e-5
+        assert (kept[:, :, model].mean(-1) - (1 - rate)).abs().max() < error
+        values = drawn[:, :, model].unique()
+        assert values[-1] == pytest.approx(1 / (1 - rate), rel=1e-4)
+        assert len(values) == 1 + (rate > 0)
+    # No two of the 16 masks agree more than chance has it, nor a mask with itself, shifted.
+    noise = kept[:, :, 1:] - kept[:, :, 1:].mean(-1, keepdim=True)
+    noise = (noise / noise.std(-1, keepdim=True)).reshape(16, -1)
+    assert (noise @ noise.T / n - torch.eye(16)).abs().max() < 5 / np.sqrt(n)
+    for shift in (1, 2, 7, 41 * 7, n // 2):
+        assert ((noise * noise.roll(shift, 1)).mean(1)).abs().max() < 5 / np.sqrt(n)
+    # Nor does a mask depend on the block, or on when its update's chunk began.
+    alone = _Masks(np.array([3]), rates[2:], 2, "cpu")
+    assert torch.equal(alone.at(alone.keys(range(43, 44))[0])(1, shape)[0], drawn[3, 1, 2])
+
+
+def test_dropout_is_for_training_only_and_keeps_the_mean():
+    """The mean update under dropout of a linear network's hidden layer is that without it."""
+    table = pd.DataFrame({"dropout": [0.0] + [0.5] * 2000, "optimizer": "sgd", "epochs": 0.64})
+    seeds = np.arange(2001)
+    x = torch.ones(100, 1)
+    data = SimpleNamespace(train_x=x, train_y=DATA.train_y % 2, test_x=x, test_y=DATA.train_y % 2)
+    zoo = train_zoo(MLP((1, 4, 2)), data, table.assign(init_std=0.5), seeds=seeds)
+    again = train_zoo(MLP((1, 4, 2)), data, table.assign(init_std=0.5, dropout=0.0), seeds=seeds)
+    assert torch.equal(zoo.weights["fc1.weight"][0], again.weights["fc1.weight"][0])
+    assert not torch.equal(zoo.weights["fc1.weight"], again.weights["fc1.weight"])
+    difference = zoo.weights["fc2.bias"] - again.weights["fc2.bias"]
+    spread = difference.std() / np.sqrt(2000)
+    assert difference.mean(0).abs().max() < 5 * spread + 1e-5
+
+
+def test_states_at_chosen_epochs_are_those_of_shorter_runs():
+    table = pd.DataFrame({"epochs": [3.0, 1.0, 0.5, 0.0], "train_fraction": [1.0, 0.5, 1.0, 1.0]})
+    table = table.assign(batch_size=25, dropout=0.2)
+    zoo = train_zoo(MLP(), DATA, table, keep_epochs=[1, 0])
+    rows = list(zip(zoo.records.run, zoo.records.epoch, strict=True))
+    assert rows == [(0, 0), (0, 1), (0, 3), (1, 0), (1, 1), (2, 0), (2, 0.5), (3, 0)]
+    short = train_zoo(MLP(), DATA, table.assign(epochs=1.0))
+    for row, run in ((1, 0), (4, 1)):
+        assert_same_weights(zoo.model(row), short.model(run))
+        found = zoo.records.loc[row, METRICS].astype(float)
+        expected = short.records.loc[run, METRICS].astype(float)
+        pd.testing.assert_series_equal(found, expected, check_names=False, rtol=1e-4)
+    tiny = train_zoo(MLP(), DATA, table.assign(epochs=1e-6), keep_epochs=[0])
+    assert not torch.equal(tiny.weights["fc1.weight"][0], tiny.weights["fc1.weight"][1])
+
+
+def test_a_diverged_model_is_kept_and_marked_and_alone():
+    table = pd.DataFrame({"learning_rate": [0.1, 1e30, 0.1], "optimizer": "sgd", "epochs": 3.0})
+    for model in (SmallCNN(), MLP()):
+        zoo = train_zoo(model, DATA, table, keep_epochs=[0])
+        assert zoo.records.status.tolist() == ["trained"] * 3 + ["diverged"] + ["trained"] * 2
+        assert zoo.records.loc[3, METRICS].isna().all()
+        assert zoo.records.drop(index=3)[METRICS].notna().all(axis=None)
+        others = train_zoo(model, DATA, table.iloc[[0, 2]], seeds=[0, 2])
+        assert_same_weights(zoo.model(1), others.model(0))
+        assert_same_weights(zoo.model(5), others.model(1))
+
+
+def test_models_learn():
+    table = pd.DataFrame({"optimizer": ["sgd", "adam", "rmsprop"], "epochs": 5.0})
+    table["learning_rate"] = [0.2, 0.01, 0.003]
+    zoo = train_zoo(MLP(), DIGITS, table.assign(weight_decay=1e-4))
+    assert (zoo.records.test_accuracy > 0.8).all()
+    assert (zoo.records.train_accuracy > 0.8).all()
+
+
+def test_initial_weights_follow_their_law():
+    laws = ["glorot_normal", "he_normal", "normal", "truncated_normal", "orthogonal"]
+    table = pd.DataFrame({"init": laws, "init_std": 0.3, "epochs": 0.0})
+    zoo = train_zoo(MLP((64, 500, 10)), DATA, table)
+    W = zoo.weights["fc1.weight"].double()
+    # A normal law cut at two standard deviations has 0.8796 of its standard deviation.
+    expected = [np.sqrt(2 / 564), np.sqrt(2 / 64), 0.3, 0.3 * 0.8796]
+    np.testing.assert_allclose(W[:4].flatten(1).std(1), expected, rtol=0.02)
+    assert W[3].abs().max() <= 0.6
+    torch.testing.assert_close(W[4].T @ W[4], torch.eye(64).double(), atol=1e-5, rtol=0)
+    assert zoo.weights["fc1.bias"].count_nonzero() == 0
+    again = train_zoo(MLP((64, 500, 10)), DATA, table, seeds=[5, 1, 2, 3, 4])
+    same = (again.weights["fc1.weight"] == zoo.weights["fc1.weight"]).flatten(1).all(1)
+    assert same.tolist() == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("form", [None, "loop"])
+def test_a_module_of_ones_own(form):
+    table = GRID.drop(columns=["activation", "init", "init_std"]).iloc[::3]
+    before = torch.get_rng_state()
+    zoo = train_zoo(own_module, DATA, table, seeds=[3, 1, 4, 2], compute=Compute(form))
+    assert torch.equal(before, torch.get_rng_state())
+    assert set(zoo.records.init) == {"module"}
+    assert "activation" not in zoo.records
+    for i, row in enumerate(zoo.records.itertuples()):
+        with torch.random.fork_rng():
+            torch.manual_seed(row.seed)
+            module = own_module()
+        train_alone(module, row)
+        assert_same_weights(zoo.model(i), module.state_dict(), 1e-4)
+        logits = outputs(own_module, zoo.weights, DATA.test_x)[i]
+        torch.testing.assert_close(logits, module(DATA.test_x).detach(), atol=1e-3, rtol=0)
+    chosen = train_zoo(own_module, DATA, table.assign(init="he_normal", epochs=0.0))
+    assert (chosen.weights["1.weight"] == 1).all()
+    assert chosen.weights["4.weight"].std() == pytest.approx(np.sqrt(2 / 36), rel=0.1)
+
+
+class WithBuffer(nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
+        self.register_buffer("steps", torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (lambda: nn.BatchNorm2d(1), "part '0' of the model is a BatchNorm2d, and neither running"),
+        (lambda: nn.Dropout(0.2), "part '0' of the model is a Dropout"),
+        (lambda: nn.GRU(4, 4, 2, dropout=0.1), "part '0' of the model is a GRU"),
+        (WithBuffer, "part '0' of the model is a WithBuffer"),
+    ],
+)
+def test_modules_with_a_state_are_refused(part, message):
+    def make():
+        return nn.Sequential(part(), nn.Flatten(), nn.Linear(64, 10))
+
+    with pytest.raises(ZooError, match=message):
+        train_zoo(make, DATA, GRID[["epochs"]])
+
+
+def test_other_models_are_refused():
+    epochs = pd.DataFrame({"epochs": [1.0]})
+    with pytest.raises(ZooError, match=r"returns an nn\.Module; this function returned int"):
+        train_zoo(lambda: 3, DATA, epochs)
+    with pytest.raises(ZooError, match="'activation' is part of your own module"):
+        train_zoo(own_module, DATA, epochs.assign(activation="relu"))
+    with pytest.raises(ZooError, match="'batched' is written for SmallCNN and MLP only"):
+        train_zoo(own_module, DATA, epochs, compute=Compute("batched"))
+    with pytest.raises(ZooError, match=r"must map .* made \(2, 1, 8, 10\) of \(2, 1, 8, 8\)"):
+        train_zoo(lambda: nn.Linear(8, 10), DATA, epochs)
+    with pytest.raises(
+        ZooError, match=r"images of shape \(n, 3, height, width\).*\(100, 1, 8, 8\)"
+    ):
+        train_zoo(SmallCNN(3), DATA, epochs)
+    with pytest.raises(ZooError, match="change channels or padding"):
+        train_zoo(SmallCNN(padding=0), DATA, epochs)
+    with pytest.raises(ZooError, match=r"MLP\(sizes=\(63, 10\)\) needs .* got images of 64"):
+        train_zoo(MLP((63, 10)), DATA, epochs)
+    with pytest.raises(ZooError, match="labels from 0 to 9, and the network has 4 classes"):
+        train_zoo(MLP((64, 4)), DATA, epochs)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"lr": [1.0, 1.0]}, "'lr' is not a hyper-parameter of a zoo; the columns may be opti"),
+        ({"learning_rate": [0.1, 0.0]}, "row 1 .*: learning_rate must be positive, got .*0.0"),
+        ({"learning_rate": [0.1, np.inf]}, "row 1 .*: learning_rate must be positive"),
+        ({"epochs": [np.nan, 1.0]}, "row 0 .*: epochs must be at least 0, got .*nan"),
+        ({"epochs": ["3", "many"]}, "row 1 .*: epochs must be at least 0, got 'many'"),
+        ({"dropout": [0.0, 1.0]}, "row 1 .*: dropout must be at least 0 and below 1"),
+        ({"momentum": [-0.1, 0.0]}, "row 0 .*: momentum must be at least 0 and below 1"),
+        ({"momentum": [0.0, 0.9]}, "row 1 .*: momentum must be 0 for adam.*sgd or rmsprop"),
+        ({"train_fraction": [1.0, 1.5]}, "row 1 .*: train_fraction must be above 0 and at most 1"),
+        ({"batch_size": [64, 6.5]}, "row 1 .*: batch_size must be a whole number from 1"),
+        ({"weight_decay": [0, -1]}, "row 1 .*: weight_decay must be at least 0"),
+        ({"init_std": [1, 0]}, "row 1 .*: init_std must be positive"),
+        ({"optimizer": ["sgd", "lion"]}, "row 1 .*: optimizer must be one of sgd, adam, .*'lion'"),
+        ({"activation": [None, "relu"]}, "row 0 .*: activation must be one of relu, tanh"),
+        ({"init": ["zeros", "normal"]}, "row 0 .*: init must be one of glorot_normal"),
+        ({"epochs": []}, "at least one row"),
+    ],
+)
+def test_bad_hyperparameters_are_refused_by_row(columns, message):
+    with pytest.raises(ZooError, match=message):
+        train_zoo(MLP(), DATA, pd.DataFrame(columns, index=list("ab")[: len(*columns.values())]))
+
+
+def test_bad_seeds_epochs_and_data_are_refused():
+    table = pd.DataFrame({"epochs": [1.0, 1.0]})
+    for seeds in ([1], [1, -1], np.array([0.5, 1.0])):
+        with pytest.raises(ZooError, match="seeds must be 2 whole numbers from 0"):
+            train_zoo(MLP(), DATA, table, seeds=seeds)
+    with pytest.raises(ZooError, match="keep_epochs must be finite"):
+        train_zoo(MLP(), DATA, table, keep_epochs=[-1.0])
+    with pytest.raises(ZooError, match="block_size must be at least 1, got 0"):
+        train_zoo(MLP(), DATA, table, compute=Compute(block_size=0))
+    bad = SimpleNamespace(**vars(DATA) | {"test_y": DATA.test_y[:5]})
+    with pytest.raises(ZooError, match=r"data\.test_y must hold one integer label for each"):
+        train_zoo(MLP(), bad, table)
+
+
+def test_sampled_hyperparameters_are_in_their_ranges():
+    table = sample_hyperparameters(4000, rng=np.random.default_rng(3))
+    assert table.equals(sample_hyperparameters(4000, rng=np.random.default_rng(3)))
+    for name, low, high in (
+        ("learning_rate", 5e-4, 5e-2),
+        ("weight_decay", 2e-8, 2e-2),
+        ("init_std", 1e-3, 0.5),
+    ):
+        assert table[name].between(low, high).all()
+        assert np.log(table[name]).mean() == pytest.approx(np.log(low * high) / 2, abs=0.2)
+    assert table.dropout.between(0, 0.7).all()
+    assert {name: table[name].nunique() for name in ("optimizer", "init", "train_fraction")} == {
+        "optimizer": 3,
+        "init": 5,
+        "train_fraction": 4,
+    }
+
+
+@pytest.mark.parametrize("model", [SmallCNN(), MLP()], ids=["cnn", "mlp"])
+def test_outputs_are_those_of_the_modules(model):
+    names = np.array(["relu", "tanh", "gelu", "sigmoid"] * 20)
+    table = pd.DataFrame({"activation": names, "epochs": 0.0})
+    zoo = train_zoo(model, DATA, table)
+    logits = outputs(model, zoo.weights, DATA.test_x, activation=zoo.records.activation)
+    assert logits.shape == (80, 50, 10)
+    for i in range(0, 80, 7):
+        module = model.module(names[i])
+        module.load_state_dict(zoo.model(i))
+        torch.testing.assert_close(logits[i], module(DATA.test_x).detach(), atol=1e-5, rtol=0)
+
+
+def test_outputs_of_large_images_are_computed_in_parts(monkeypatch):
+    zoo = train_zoo(MLP(), DATA, pd.DataFrame({"epochs": [0.0] * 3}))
+    expected = outputs(MLP(), zoo.weights, DATA.test_x)
+    monkeypatch.setattr("wskit.zoo._outputs._VALUES_AT_ONCE", 1)
+    monkeypatch.setattr("wskit.zoo._outputs._MODELS_AT_ONCE", 2)
+    torch.testing.assert_close(outputs(MLP(), zoo.weights, DATA.test_x), expected)
+    again = train_zoo(MLP(), DATA, pd.DataFrame({"epochs": [0.0] * 3}))
+    pd.testing.assert_frame_equal(again.records, zoo.records)
+
+
+def test_outputs_say_what_does_not_fit(without_type_checks):
+    weights = train_zoo(MLP(), DATA, pd.DataFrame({"epochs": [0.0]})).weights
+    with pytest.raises(ZooError, match=r"'fc1.weight' must have the shape \(models, 9, 64\)"):
+        outputs(MLP((64, 9)), weights, DATA.test_x)
+    with pytest.raises(ZooError, match="got 2 for 1"):
+        outputs(MLP(), weights, DATA.test_x, activation=["relu", "relu"])
+    with pytest.raises(ZooError, match=r"activation must be one of relu.*got 'swish'"):
+        outputs(MLP(), weights, DATA.test_x, activation="swish")
+
+
+TABLE = pd.DataFrame({"learning_rate": [0.01, 0.02, 0.03, 0.04], "epochs": 1.0})
+
+
+def counting(monkeypatch):
+    """Count the models that are trained."""
+    trained, real = [], train_module.train_block
+
+    def count(network, images, rows, keep_epochs, form):
+        trained.extend(rows.run)
+        return real(network, images, rows, keep_epochs, form)
+
+    monkeypatch.setattr(train_module, "train_block", count)
+    return trained
+
+
+def test_finished_models_are_not_trained_again(tmp_path, monkeypatch):
+    trained = counting(monkeypatch)
+    folder = tmp_path / "zoo"
+
+    def train(table=TABLE, model=None, **options):
+        trained.clear()
+        options = {"keep_epochs": [0], "seeds": range(len(table))} | options
+        data = options.pop("data", DATA)
+        return train_zoo(model or MLP(), data, table, folder=folder, **options)
+
+    first = train(compute=Compute(block_size=3))
+    assert (
+        sorted(path.suffix for path in folder.iterdir()) == [".parquet"] * 2 + [".safetensors"] * 2
+    )
+    assert_same_zoo(train(), first, 0)
+    assert trained == []
+    # What is added is trained, and so is what differs in anything.
+    longer = train(pd.concat([TABLE, TABLE.assign(learning_rate=0.05)[:1]]), seeds=range(5))
+    assert trained == [4]
+    assert_same_zoo(longer.select(slice(8)), first, 0)
+    assert len(longer) == 10
+    train(TABLE.assign(learning_rate=[0.01, 0.02, 0.03, 0.06]))
+    assert trained == [3]
+    train(seeds=[0, 1, 2, 9])
+    assert trained == [3]
+    train(keep_epochs=[])
+    assert trained == [0, 1, 2, 3]
+    train(model=MLP((64, 10)))
+    assert trained == [0, 1, 2, 3]
+    other = SimpleNamespace(**vars(DATA) | {"test_x": DATA.test_x * 0.5})
+    train(data=other)
+    assert trained == [0, 1, 2, 3]
+    # In another order, with a row twice; and trained twice in one block.
+    twice = train(TABLE.iloc[[3, 0, 3]], seeds=[3, 0, 3])
+    assert trained == []
+    assert torch.equal(twice.weights["fc1.weight"], first.weights["fc1.weight"][[6, 7, 0, 1, 6, 7]])
+    assert twice.records.run.tolist() == [0, 0, 1, 1, 2, 2]
+    assert twice.records.learning_rate.tolist() == [0.04, 0.04, 0.01, 0.01, 0.04, 0.04]
+    for _ in range(2):
+        same = train(TABLE.assign(learning_rate=0.07), seeds=[5, 5, 5, 6])
+        assert same.records.run.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert trained == []
+
+
+def test_a_block_that_is_broken_is_named(tmp_path):
+    train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
+    path = next(tmp_path.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ZooError, match=f"{path.stem}.parquet and its .safetensors .* delete the"):
+        train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
+    path.with_suffix(".parquet").unlink()  # as when the writing was cut off before the table
+    assert len(train_zoo(MLP(), DATA, TABLE, folder=tmp_path)) == 4
+
+
+def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+    def fail(self, path, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+    with pytest.raises(OSError, match="disk full"):
+        train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_interrupted_training_keeps_the_finished_blocks(monkeypatch, caplog):
+    real, calls = train_module.train_block, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(train_module, "train_block", interrupted)
+    with caplog.at_level(logging.WARNING, logger="wskit"):
+        zoo = train_zoo(MLP(), DATA, TABLE, compute=Compute(block_size=1))
+    assert zoo.records.run.tolist() == [0, 1]
+    assert "interrupted: the zoo has the 2 of 4 models" in caplog.text
+    calls[:] = [None, None]
+    with pytest.raises(KeyboardInterrupt):
+        train_zoo(MLP(), DATA, TABLE)
+
+
+def test_blocks_come_one_by_one(capsys):
+    blocks = list(train_blocks(MLP(), DATA, TABLE, compute=Compute(block_size=3)))
+    assert [len(zoo) for zoo in blocks] == [3, 1]
+    zoo = train_zoo(MLP(), DATA, TABLE, progress=True)
+    assert_same_zoo(concatenate(blocks), zoo)
+    assert "models/min" in capsys.readouterr().err
+
+
+def test_the_gradient_is_taken_even_where_it_is_switched_off():
+    expected = train_zoo(MLP(), DATA, TABLE)
+    with torch.no_grad():
+        assert_same_zoo(train_zoo(MLP(), DATA, TABLE), expected, 0)
+    assert not any(stack.requires_grad for stack in expected.weights.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("model", [SmallCNN(), MLP(), own_module], ids=["cnn", "mlp", "own"])
+def test_cuda_gives_what_the_cpu_gives(model):
+    table = sample_hyperparameters(12, rng=0).assign(epochs=2.0, batch_size=16)
+    if model is own_module:
+        table = table.drop(columns=["activation", "dropout"])
+    options = {"keep_epochs": [0, 1]}
+    expected = train_zoo(model, DATA, table, **options)
+    found = train_zoo(model, DATA, table, compute=Compute(device="cuda"), **options)
+    assert_same_zoo(found, expected, 1e-3)

@@ -1,0 +1,360 @@
+"""Weight correlation (Jin et al. 2020): how alike the neurons of a layer are."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from wskit.errors import ZooError
+from wskit.features._statistics import as_table, blocks, count_models, finite_models, layers_of
+
+_BLOCK = 2**26  # bytes of cosines that are held at a time
+
+
+def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*models"]:
+    r"""Mean absolute cosine between the weights of any two neurons of a layer.
+
+    For a dense layer with rows :math:`w_1 \dots w_n`, over all pairs of different rows,
+
+    .. math:: \rho = \frac{1}{n (n - 1)} \sum_{i \ne j}
+              \frac{|\langle w_i, w_j \rangle|}{\|w_i\| \, \|w_j\|}.
+
+    For a convolution it is computed for each input channel, whose kernels in all filters are the
+    vectors, and averaged over the input channels (Jin et al. 2020, "How does weight correlation
+    affect the generalisation ability of deep neural networks", arXiv:2010.05983). A kernel of
+    one place is a dense layer at each place, and is treated as one: its slices of one number
+    would all have a cosine of 1.
+
+    Vectors of zeros (dead filters) have no direction and are left out, and so is an input
+    channel with fewer than two others. The authors' program differs: it counts the pairs i = j,
+    reads nine inputs of a dense layer, and has dead filters at a cosine of 1.
+
+    Parameters
+    ----------
+    W : Tensor of shape (O, I) or (O, I, *kernel)
+        Of any floating dtype. The cosines are computed where `W` is, in float32, or in float64
+        where `W` is float64; a block of rows at a time, so that the matrix of all pairs is not
+        held.
+    stacked : bool, default False
+        `W` has a first axis more, that of the models.
+
+    Returns
+    -------
+    Tensor of shape () or (models,)
+        In [0, 1]; NaN if there are no two neurons to compare, or `W` holds NaN. Gradients flow
+        through it. Of random directions it is `correlation_chance` on average: compare with that.
+
+    Raises
+    ------
+    ZooError
+        If `W` has too few dimensions, or is not of a floating dtype.
+
+    Examples
+    --------
+    Cosines of 0, 1/sqrt(2) and 1/sqrt(2):
+
+    >>> W = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 3.0], [0.0, 0.0]])
+    >>> round(weight_correlation(W).item(), 4)
+    0.4714
+    """
+    if W.ndim < 2 + stacked or not W.is_floating_point():
+        shape = "(models, O, I) or (models, O, I, *kernel)" if stacked else "(O, I, *kernel)"
+        raise ZooError(
+            f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}."
+        )
+    if W.dtype not in (torch.float32, torch.float64):
+        W = W.float()
+    layer = W if stacked else W[None]
+    places = math.prod(layer.shape[3:])
+    vectors = layer.flatten(3).movedim(2, 1) if places > 1 else layer.flatten(2)[:, None]
+    norms = torch.linalg.vector_norm(vectors, dim=3, keepdim=True)
+    # Zeros stay zeros: they add nothing to the sum, and are not counted.
+    unit = vectors / torch.where(norms > 0, norms, 1.0)
+    n_live = (norms > 0).sum(dim=(2, 3))
+    n_pairs = n_live * (n_live - 1) / 2  # (models, channels)
+    total = _sum_of_pairs(unit.flatten(0, 1)).unflatten(0, n_pairs.shape)
+    each = total / torch.where(n_pairs > 0, n_pairs, 1.0)
+    n_channels = (n_pairs > 0).sum(dim=1)
+    # A norm of NaN is no live neuron, and must not be taken for a dead one.
+    undefined = (n_channels == 0) | norms.isnan().any(dim=(1, 2, 3))
+    mean = each.sum(dim=1) / torch.where(undefined, 1, n_channels)
+    mean = torch.where(undefined, torch.nan, mean)
+    return mean if stacked else mean[0]
+
+
+def _sum_of_pairs(unit: Float[Tensor, "stack n d"]) -> Float[Tensor, " stack"]:
+    """Add up the absolute products of all pairs of rows i < j, by blocks of rows."""
+    n = unit.shape[1]
+    row_bytes = n * unit.element_size()
+    n_rows = max(1, min(n, _BLOCK // row_bytes))
+    n_stack = max(1, _BLOCK // (row_bytes * n_rows))
+    if n_rows == n and n_stack >= len(unit):
+        return _sum_from(unit, 0, n)
+    totals = []
+    for part in unit.split(n_stack):
+        total = part.new_zeros(len(part))
+        for start in range(0, n, n_rows):
+            # The blocks are computed again for the gradient: kept, they would be all pairs.
+            total = total + (
+                checkpoint(_sum_from, part, start, n_rows, use_reentrant=False)
+                if part.requires_grad
+                else _sum_from(part, start, n_rows)
+            )
+        totals.append(total)
+    return torch.cat(totals)
+
+
+def _sum_from(unit: Float[Tensor, "stack n d"], start: int, n_rows: int) -> Float[Tensor, " stack"]:
+    rest = unit[:, start:]
+    cosines = rest[:, :n_rows] @ rest.mT
+    return cosines.abs().triu(diagonal=1).sum(dim=(1, 2))
+
+
+def correlation_chance(d: int) -> float:
+    r"""Mean absolute cosine of two random directions in `d` dimensions.
+
+    .. math:: E|\cos| = \frac{\Gamma(d/2)}{\sqrt{\pi} \, \Gamma((d + 1)/2)}
+
+    It falls as sqrt(2/(pi d)), so that layers can be compared only by their excess over it.
+
+    Parameters
+    ----------
+    d : int
+        The entries of each vector: I of a dense layer, the places of a convolution's kernel.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ZooError
+        If `d` is less than 1.
+
+    Examples
+    --------
+    >>> [round(correlation_chance(d), 3) for d in (1, 2, 9, 64)]
+    [1.0, 0.637, 0.273, 0.1]
+    """
+    if d < 1:
+        raise ZooError(f"a direction needs one dimension at least, got d={d}.")
+    return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
+
+
+def correlation_table(weights: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Weight correlation of every layer of one model: a row a layer.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        Of one model. Tensors are dense layers or convolutions by the rules of
+        `wskit.spectra.inventory`; all others have no row.
+
+    Returns
+    -------
+    DataFrame
+        ``name``; ``n_neurons``, ``n_dead`` (neurons whose weights are all zero); ``d``, the
+        entries of the vectors that are compared; ``correlation`` (`weight_correlation`, in
+        float64); ``chance`` (`correlation_chance` of d); ``excess``, the difference of the two.
+
+    Raises
+    ------
+    ZooError
+        If no tensor is a dense layer or a convolution.
+
+    Examples
+    --------
+    >>> table = correlation_table({"fc.weight": torch.eye(3), "fc.bias": torch.ones(3)})
+    >>> table[["name", "n_neurons", "correlation", "chance"]].round(3)
+            name  n_neurons  correlation  chance
+    0  fc.weight          3          0.0     0.5
+    """
+    rows = []
+    for name, stack in _layers({name: W[None] for name, W in weights.items()}):
+        W, d = stack[0].detach(), _dimension(stack)
+        rho, chance = weight_correlation(W.double()).item(), correlation_chance(d)
+        n_dead = int((W.flatten(1) == 0).all(dim=1).sum())
+        rows.append((name, len(W), n_dead, d, rho, chance, rho - chance))
+    columns = ["name", "n_neurons", "n_dead", "d", "correlation", "chance", "excess"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def correlation_features(
+    weights: Mapping[str, Tensor], *, device: torch.device | str | None = None
+) -> pd.DataFrame:
+    """Weight correlation of every layer of every model: a row a model.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor of shape (models, ...)
+        A zoo's stacked weights, read by blocks of models.
+    device : torch.device or str, optional
+        Where to compute. None means where each tensor is.
+
+    Returns
+    -------
+    DataFrame
+        For a tensor ``conv1.weight`` the columns ``conv1.weight.correlation``, as in
+        `correlation_table`, and ``conv1.weight.excess`` over chance. A model whose weights hold
+        NaN or inf has NaN in all columns.
+
+    Raises
+    ------
+    ZooError
+        If no tensor is a dense layer or a convolution, or the first axes differ.
+
+    Examples
+    --------
+    >>> correlation_features({"fc.weight": torch.eye(2)[None]}).round(3).T[0].to_dict()
+    {'fc.weight.correlation': 0.0, 'fc.weight.excess': -0.637}
+    """
+    columns: dict[str, Tensor] = {}
+    for name, stack in _layers(weights):
+        rho = _correlations(stack, device)
+        columns[f"{name}.correlation"] = rho
+        columns[f"{name}.excess"] = rho - correlation_chance(_dimension(stack))
+    return as_table(columns, finite_models(weights))
+
+
+def pac_bayes_measure(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> pd.DataFrame:
+    r"""PAC-Bayes measure with weight correlation, of every model: a row a model.
+
+    A posterior whose neurons correlate by :math:`\rho` adds to the squared distance from the
+    initial weights, for a layer of n_out neurons with n_in weights each,
+
+    .. math:: g = -(n_{out} - 1) \, n_{in} \ln(1 - \rho)
+              - n_{in} \ln(1 + (n_{out} - 1) \rho) \ge 0,
+
+    the negative logarithm of the determinant of the neurons' correlation matrix, n_in times.
+    The measure is :math:`\|w - w_0\|^2/2` plus the mean of g over the layers (Jin et al. 2020,
+    arXiv:2010.05983; the mean, not the sum, is what their program computes). n_in of a
+    convolution is counted here as I times the places of its kernel.
+
+    Parameters
+    ----------
+    weights, initial : mapping of str to Tensor of shape (models, ...)
+        Stacked weights after and before training. The distance is over all floating tensors.
+
+    Returns
+    -------
+    DataFrame
+        ``distance``, half the squared distance; ``correlation_term``, the mean of g over the
+        layers that have a correlation; ``measure``, their sum. Infinite where all neurons of a
+        layer are parallel; NaN where a model holds NaN or inf.
+
+    Raises
+    ------
+    ZooError
+        If the two differ in names or shapes, or no tensor is a dense layer or a convolution.
+
+    Examples
+    --------
+    Two neurons at an angle of 60 degrees: g = -2 ln(1/2) - 2 ln(3/2).
+
+    >>> W = torch.tensor([[[1.0, 0.0], [0.5, 0.75**0.5]]])
+    >>> pac_bayes_measure({"fc.weight": W}, {"fc.weight": 0 * W}).round(4).iloc[0].tolist()
+    [1.0, 0.5754, 1.5754]
+    """
+    layers = list(_layers(weights))
+    for name in {**weights, **initial}:
+        shapes = [tuple(m[name].shape) if name in m else None for m in (weights, initial)]
+        if shapes[0] != shapes[1]:
+            raise ZooError(
+                f"weights after and before training are needed, and tensor {name!r} has the "
+                f"shapes {shapes[0]} and {shapes[1]}."
+            )
+    moved = [
+        torch.cat(
+            [
+                _squared(new, old)
+                for new, old in zip(blocks(stack), blocks(initial[name]), strict=True)
+            ]
+        )
+        for name, stack in weights.items()
+        if stack.is_floating_point()
+    ]
+    terms = []
+    for _, stack in layers:
+        rho = _correlations(stack, None).clamp(max=1.0)
+        n_out, n_in = stack.shape[1], math.prod(stack.shape[2:])
+        spread = (n_out - 1) * torch.log1p(-rho) + torch.log1p((n_out - 1) * rho)
+        terms.append(-n_in * spread)
+    distance, term = torch.stack(moved).sum(dim=0) / 2, torch.stack(terms).nanmean(dim=0)
+    columns = {"distance": distance, "correlation_term": term, "measure": distance + term}
+    return as_table(columns, finite_models(weights) & finite_models(initial))
+
+
+def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Sum of the layers' weight correlations: a term for a loss.
+
+    ``loss + strength * correlation_penalty(dict(model.named_parameters()))`` turns neurons away
+    from each other (after Jin et al. 2020, arXiv:2010.05983, who correct the gradient instead).
+    Only directions matter to it: it is the same for ``c * W``. To spare the output layer, as they
+    do, leave its weight out of the mapping.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        Of one model, with gradients. In `torch.func.vmap` over a stack, of each model.
+
+    Returns
+    -------
+    Tensor of shape ()
+        Differentiable. A layer without two live neurons adds 0.
+
+    Raises
+    ------
+    ZooError
+        If no tensor is a dense layer or a convolution.
+
+    Examples
+    --------
+    >>> W = torch.tensor([[1.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    >>> penalty = correlation_penalty({"fc.weight": W})
+    >>> penalty.backward()
+    >>> round(penalty.item(), 3), W.grad[0].tolist()
+    (0.6, [0.0, 0.800000011920929])
+    """
+    terms = []
+    for _, stack in _layers({name: W[None] for name, W in weights.items()}):
+        rho = weight_correlation(stack[0])
+        terms.append(torch.where(rho.isnan(), 0.0, rho))
+    return torch.stack(terms).sum()
+
+
+def _correlations(
+    stack: Float[Tensor, "models O I ..."], device: torch.device | str | None
+) -> Float[Tensor, " models"]:
+    parts = [weight_correlation(part.double(), stacked=True) for part in blocks(stack, device)]
+    return torch.cat(parts).cpu()
+
+
+def _squared(new: Tensor, old: Tensor) -> Float[Tensor, " models"]:
+    moved = new.double() - old.to(new.device).double()
+    return moved.square().reshape(len(moved), -1).sum(dim=1).cpu()
+
+
+def _layers(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Float[Tensor, "models O I ..."]]]:
+    """Yield the name of each dense layer and convolution, and its weights."""
+    count_models(weights)
+    kinds = {
+        name: kind
+        for name, kind in layers_of(weights, "unfold").items()
+        if kind in ("matrix", "convolution")
+    }
+    if not kinds:
+        raise ZooError("a dense layer or a convolution is needed, and there is none.")
+    for name, kind in kinds.items():
+        W = weights[name]
+        # Axes of one in front of a matrix are ignored, as `inventory` does.
+        yield name, W.reshape(len(W), *W.shape[-2:]) if kind == "matrix" else W
+
+
+def _dimension(stack: Float[Tensor, "models O I ..."]) -> int:
+    """Return how many entries the vectors have that are compared."""
+    places = math.prod(stack.shape[3:])
+    return places if places > 1 else stack.shape[2]

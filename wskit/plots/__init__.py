@@ -1,0 +1,39 @@
+"""Results drawn on matplotlib Axes: a result in, Axes out; nothing is shown, nothing is saved."""
+
+from wskit.plots._spectra import (
+    EsdScale,
+    plot_esd,
+    plot_esd_evolution,
+    plot_layers_grid,
+    plot_metric_by_depth,
+    plot_xmin_scan,
+)
+from wskit.plots._style import PALETTE, STYLE, describe
+from wskit.plots._zoo import (
+    plot_importance,
+    plot_kernels,
+    plot_learning_curve,
+    plot_models,
+    plot_predictions,
+    plot_training_curve,
+    plot_transfer,
+)
+
+__all__ = [
+    "PALETTE",
+    "STYLE",
+    "EsdScale",
+    "describe",
+    "plot_esd",
+    "plot_esd_evolution",
+    "plot_importance",
+    "plot_kernels",
+    "plot_layers_grid",
+    "plot_learning_curve",
+    "plot_metric_by_depth",
+    "plot_models",
+    "plot_predictions",
+    "plot_training_curve",
+    "plot_transfer",
+    "plot_xmin_scan",
+]

@@ -1,0 +1,165 @@
+"""The look of the kit's pictures, and what a picture shows in words."""
+
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter
+
+COLORBLIND = sns.color_palette("colorblind").as_hex()
+PALETTE = {
+    "data": COLORBLIND[0],  # blue: what was measured
+    "fit": COLORBLIND[3],  # vermilion: a law fitted to it
+    "null": COLORBLIND[7],  # grey: what chance would give
+    "accent": COLORBLIND[2],  # green: a point to look at
+    "other": COLORBLIND[4],  # pink: what it is compared with
+}
+"""What each colour means, in all pictures; the colours differ for every kind of colour vision."""
+
+STYLE: dict[str, Any] = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("notebook"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.prop_cycle": mpl.cycler(color=COLORBLIND),
+    "figure.dpi": 100,
+    "figure.figsize": (6.4, 4.0),
+    "figure.constrained_layout.use": True,
+    "font.family": ["DejaVu Sans"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.loc": "upper right",  # "best" takes a second where there is much to avoid
+    "lines.linewidth": 2.0,
+}
+"""The look of the kit, for ``plt.rc_context(plots.STYLE)`` or ``plt.rcParams.update``."""
+
+
+def describe(figure: Figure | Axes) -> str:
+    """Say in words and numbers what a figure shows, for the eye that cannot see it and for a test.
+
+    Parameters
+    ----------
+    figure : Figure or Axes
+
+    Returns
+    -------
+    str
+        A line for each Axes, and a line for each labelled or data-carrying artist in it: lines,
+        histograms, points, error bars, bands and images, with the range of what they show to
+        three digits. Then the texts in it, and the ticks that are names.
+
+    Examples
+    --------
+    >>> ax = Figure().subplots()
+    >>> _ = ax.plot([1, 2, 3], [2.0, 4.0, 8.0], label="loss")
+    >>> print(describe(ax))
+    Axes: x linear, y linear
+      line 'loss': 3 points, x 1 to 3, y 2 to 8
+    """
+    axes = [figure] if isinstance(figure, Axes) else figure.axes
+    return "\n".join(line for ax in axes for line in _describe_axes(ax))
+
+
+def styled(ax: Axes | None) -> Any:
+    if ax is None:
+        # The first figure sets up the backend, in a notebook the interactive one: were that
+        # inside the context, leaving the context would undo it, and no later figure would show.
+        plt.draw_if_interactive()
+    return mpl.rc_context(STYLE)
+
+
+def new_axes() -> Axes:
+    return plt.figure().add_subplot()
+
+
+def _describe_axes(ax: Axes) -> list[str]:
+    title = ax.get_title() or ax.get_title(loc="left")
+    heading = f"Axes {_plain(title)!r}" if title else "Axes"
+    named = [
+        f"{letter} {_plain(axis.get_label_text())!r} {axis.get_scale()}"
+        if axis.get_label_text()
+        else f"{letter} {axis.get_scale()}"
+        for letter, axis in (("x", ax.xaxis), ("y", ax.yaxis))
+    ]
+    lines = [f"{heading}: {', '.join(named)}"]
+    for line in ax.get_lines():
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        lines.append(f"  line{_label(line)}: {x.size} points, x {_range(x)}, y {_range(y)}")
+    for patch in ax.patches:
+        if hasattr(patch, "get_data") and hasattr(patch.get_data(), "edges"):
+            values, edges, _ = patch.get_data()
+            highest = np.flatnonzero(values >= values.max() * (1 - 1e-9))[0]  # of equals, the first
+            peak = f"peak {values.max():.3g} at {edges[highest]:.3g}"
+            lines.append(
+                f"  histogram{_label(patch)}: {values.size} bins, x {_range(edges)}, {peak}"
+            )
+    for collection in ax.collections:
+        lines += _describe_collection(collection)
+    for image in ax.images:
+        values = np.asarray(image.get_array(), dtype=float)
+        size = " × ".join(map(str, values.shape))
+        lines.append(f"  image{_label(image)}: {size}, values {_range(values)}")
+    if texts := [_plain(text.get_text()) for text in ax.texts]:
+        lines.append(f"  texts: {', '.join(texts)}")
+    for letter, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, FixedFormatter) and (names := list(filter(None, formatter.seq))):
+            lines.append(f"  {letter} ticks: {', '.join(map(str, names))}")
+    return lines
+
+
+def _describe_collection(collection: Any) -> list[str]:
+    """Describe points; and what is drawn by its outline, if it has a label."""
+    label = _label(collection)
+    if isinstance(collection, PathCollection):
+        x, y = np.asarray(collection.get_offsets(), dtype=float).reshape(-1, 2).T
+        if not x.size:
+            return []
+        shown = f"  points{label}: {x.size}, x {_range(x)}, y {_range(y)}"
+        values = collection.get_array()
+        return [shown if values is None else f"{shown}, colour {_range(values)}"]
+    outlines = [path.vertices for path in collection.get_paths() if len(path.vertices)]
+    if not label or not outlines:
+        return []
+    x, y = np.concatenate(outlines).T
+    if isinstance(collection, LineCollection):
+        return [f"  bars{label}: {len(outlines)}, x {_range(x)}, y {_range(y)}"]
+    if isinstance(collection, PolyCollection):
+        return [f"  band{label}: x {_range(x)}, y {_range(y)}"]
+    return []
+
+
+def _label(artist: Any) -> str:
+    label = _plain(str(artist.get_label()))
+    return "" if label.startswith("_") else f" {label!r}"
+
+
+def _range(values: np.ndarray) -> str:
+    if np.isnan(values).all():
+        return "empty"
+    low, high = np.nanmin(values), np.nanmax(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+_SYMBOLS = {
+    r"\alpha": "alpha",
+    r"\lambda": "lambda",
+    r"\log_{10}": "log10 ",
+    r"x_{\min}": "xmin",
+    r"^\top": "^T",
+}
+
+
+def _plain(text: str) -> str:
+    """Mathtext as one would read it aloud."""
+    for symbol, word in _SYMBOLS.items():
+        text = text.replace(symbol, word)
+    return text.replace("$", "")
