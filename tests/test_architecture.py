@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "features": {"spectra", "fits"},
     "predictors": set(),
     "plots": set(),
-    "exercises": {"spectra", "fits", "features"},
+    "exercises": {"features", "predictors", "zoo"},
     "course": set(),
     "widgets": {"plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"},
 }

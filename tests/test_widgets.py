@@ -260,7 +260,9 @@ def test_a_layer_with_nan_is_one_sentence_and_the_next_layer_works(weights):
     panel = EsdExplorer(weights)
     panel.layer = "bad.weight"
     assert panel.status == "failed"
-    assert re.match("tensor 'bad.weight' holds NaN or inf in 12 of its 12 entries; the model", panel.message)
+    assert re.match(
+        "tensor 'bad.weight' holds NaN or inf in 12 of its 12 entries; the model", panel.message
+    )
     assert panel.spectrum is panel.fit is panel.ax is None
     assert panel.static_image() == b""
     assert panel.describe() == panel.message

@@ -14,9 +14,7 @@ import torch
 from zoo_kit import EPOCHS, LAYOUT, a_zoo, small_cnn_metrics, small_cnn_zoo
 
 from wskit.errors import ZooError
-from wskit.zoo import Zoo
-from wskit.zoo._formats import load_zoo
-from wskit.zoo._save import save_zoo
+from wskit.zoo import Zoo, load_zoo, save_zoo
 
 
 def same(one: Zoo, other: Zoo) -> bool:

@@ -11,8 +11,7 @@ from zoo_kit import checkpoint_files, keras_file, ray_trial, state_dict
 
 from wskit.checkpoints import open_checkpoint
 from wskit.errors import ZooError
-from wskit.zoo._formats import load_zoo
-from wskit.zoo._save import save_zoo
+from wskit.zoo import load_zoo, save_zoo
 
 
 def load(path, **kwargs):

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 COLORBLIND = sns.color_palette("colorblind").as_hex()
 PALETTE = {
@@ -80,6 +80,33 @@ def new_axes() -> Axes:
     return plt.figure().add_subplot()
 
 
+def legend_above(ax: Axes, *, room: float = 1.0, title: str | None = None) -> None:
+    """Put the legend over the Axes, where it hides no point, in as many columns as fit.
+
+    `room` is the share of the Axes' width that is left: a legend that is wider would have the
+    layout squeeze the Axes to nothing.
+    """
+    size = 9
+    texts = [_plain(text) for text in ax.get_legend_handles_labels()[1]]
+    letter = 0.55 * size * ax.figure.dpi / 72
+    letters = room * ax.bbox.width / letter
+    columns = int(letters // (max(map(len, texts)) + 4))
+    legend = ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=max(1, min(columns, len(texts))),
+        fontsize=size,
+        title=title,
+        title_fontsize=size,
+        alignment="left",
+        borderaxespad=0.2,
+        columnspacing=1.2,
+    )
+    for handle in legend.legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set(alpha=1, sizes=[30])  # those of thousands of points are hardly seen
+
+
 def _describe_axes(ax: Axes) -> list[str]:
     title = ax.get_title() or ax.get_title(loc="left")
     heading = f"Axes {_plain(title)!r}" if title else "Axes"
@@ -110,9 +137,10 @@ def _describe_axes(ax: Axes) -> list[str]:
     if texts := [_plain(text.get_text()) for text in ax.texts]:
         lines.append(f"  texts: {', '.join(texts)}")
     for letter, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
-        formatter = axis.get_major_formatter()
-        if isinstance(formatter, FixedFormatter) and (names := list(filter(None, formatter.seq))):
-            lines.append(f"  {letter} ticks: {', '.join(map(str, names))}")
+        locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
+        # What `set_xticks(places, names)` leaves.
+        if isinstance(locator, FixedLocator) and isinstance(formatter, FuncFormatter):
+            lines.append(f"  {letter} ticks: {', '.join(formatter.format_ticks(locator()))}")
     return lines
 
 
@@ -152,6 +180,7 @@ def _range(values: np.ndarray) -> str:
 _SYMBOLS = {
     r"\alpha": "alpha",
     r"\lambda": "lambda",
+    r"\tau": "tau",
     r"\log_{10}": "log10 ",
     r"x_{\min}": "xmin",
     r"^\top": "^T",

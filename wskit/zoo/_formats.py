@@ -95,7 +95,7 @@ def load_zoo(
     Examples
     --------
     >>> import tempfile, torch
-    >>> from wskit.zoo._save import save_zoo
+    >>> from wskit.zoo import save_zoo
     >>> records = pd.DataFrame({"run": [0, 1], "epoch": [5.0, 5.0], "status": "trained"})
     >>> zoo = Zoo({"fc.weight": torch.arange(12.0).reshape(2, 3, 2)}, records)
     >>> with tempfile.TemporaryDirectory() as parent:

@@ -110,7 +110,8 @@ def train_zoo(
     folder : path, optional
         Where each finished block is written, in safetensors and Parquet. Models that are found
         there, trained from the same row and seed on the same data, are not trained again, in
-        whatever block they were.
+        whatever block they were. A module of your own is known by its repr and shapes: where you
+        change its ``forward`` only, take another folder.
     progress : bool, default False
         Show a progress bar, with models a minute and the time left.
 

@@ -1,0 +1,460 @@
+# %% [markdown]
+# # 02. Accuracy, read off the weights
+#
+# **By the end you will have trained a few hundred small networks and a model that looks at the
+# weights of one it has never seen and says how accurate it is,** with a mean error below ten points
+# and without a single test image. You will also have found out where this fails: among good networks,
+# on another data set, and for the question of whether a network generalises.
+#
+# | | |
+# |---|---|
+# | **You will be able to** | train many networks at once; sum up weights in features; fit and score a predictor without leaks; measure the weight correlation of Jin et al.; name the controls that such a claim needs |
+# | **You should know** | linear regression, cross-validation; convolutional networks; [tutorial 00](00_start_here.ipynb) |
+# | **Time** | 75 minutes to read and do, two to four minutes to run on two CPU cores |
+# | **Downloads** | none; the trained networks are kept in the cache (`wskit.data.cache_folder()`) |
+
+# %% tags=["setup"]
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from sklearn import linear_model, pipeline, preprocessing
+
+from wskit import data, exercises, features, plots, predictors, widgets, zoo
+
+plt.rcParams.update(plots.STYLE)
+torch.set_num_threads(1)  # these networks are small: a second thread would cost time
+N_MODELS, N_UPDATES = 256, 150  # the size knobs: more models, better predictors
+
+# %% [markdown]
+# ## The question
+#
+# Unterthiner et al. (2020) trained 120,000 small convolutional networks with random
+# hyper-parameters and showed that their test accuracy can be predicted from simple statistics of
+# their weights: mean, variance and quantiles of each layer. If that is so, the weights hold a
+# record of how well training went. How much of it is there, and which part of it is trivial?
+#
+# ## A zoo
+#
+# The networks are those of the paper: three convolutions of 16 filters, the mean over all places,
+# one dense layer; 4,970 weights. The data are scikit-learn's digits. Optimiser, learning rate,
+# weight decay, dropout, activation, initialisation and the part of the training images that a
+# network gets to see are drawn at random; the number of updates is the same for all.
+
+# %%
+digits = data.load_dataset("digits", validation_fraction=0.1, test_fraction=0.4, seed=0)
+table = zoo.sample_hyperparameters(N_MODELS, rng=0)
+table["epochs"] = N_UPDATES * 64 / (len(digits.train_x) * table.train_fraction)
+print(digits)
+print(table.head(4).round(5).to_string())
+
+# %% [markdown]
+# To train them one after the other takes minutes. They are trained together: the kernels of many
+# networks, put one after the other, are one *grouped* convolution, whose groups do not see each
+# other.
+
+# %%
+draw = torch.Generator().manual_seed(0)
+x = torch.randn(5, 1, 8, 8, generator=draw)
+kernels = torch.randn(3, 16, 1, 3, 3, generator=draw)  # of three networks
+one_by_one = torch.cat([torch.conv2d(x, kernel) for kernel in kernels], dim=1)
+together = torch.conv2d(x.repeat(1, 3, 1, 1), kernels.flatten(0, 1), groups=3)
+print("equal:", torch.allclose(one_by_one, together, atol=1e-5))
+
+# %% [markdown]
+# `train_zoo` does this for whole blocks of networks. Each has a seed of its own and comes out as
+# if it had been trained alone. `keep_epochs=(0,)` keeps the untrained state as well. Some end as
+# good networks, some never leave the level of chance; this is meant: a predictor needs both.
+
+# %% tags=["approximate"]
+cnn, folder = zoo.SmallCNN(), data.cache_folder() / "zoo-digits"
+states = zoo.train_zoo(cnn, digits, table, keep_epochs=(0,), folder=folder)
+states = states.select(states.records.groupby("run").status.transform("last") == "trained")
+before = states.select(states.records.epoch == 0)
+trained = states.select(states.records.epoch > 0)
+y, runs = trained.records.test_accuracy.to_numpy(), trained.records.run.to_numpy()
+print("test accuracy, quantiles 5, 25, 50, 75, 95:", np.quantile(y, [0.05, 0.25, 0.5, 0.75, 0.95]))
+
+# %% tags=["nbval-ignore-output"]
+fig, axs = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+sns.histplot(y=y, bins=20, color=plots.PALETTE["data"], ax=axs[0])
+look = {"hue": "optimizer", "palette": "colorblind", "alpha": 0.7}
+sns.scatterplot(trained.records, x="learning_rate", y="test_accuracy", **look, ax=axs[1])
+axs[0].set(xlabel="networks", ylabel="test accuracy")
+axs[1].set(xscale="log", xlabel="learning rate")
+print(plots.describe(fig))
+
+# %% [markdown]
+# **Predict first.** Take the weights of one of these networks as a bag of numbers, and forget which
+# is where. Can its accuracy be read off the mean, the spread and the quantiles of each layer?
+#
+# ## From weights to features
+#
+# The paper's features of a tensor $w$ of $n$ entries are its mean, its variance and its quantiles at
+# 0, 25, 50, 75 and 100 %; with kernel and bias of four layers they are 56. They do not change when
+# the neurons of a layer are permuted, a symmetry that tutorial 00 showed.
+
+# %%
+w = trained.weights["conv2.weight"][0].double().numpy()
+by_hand = [w.mean(), w.var(), *np.quantile(w, [0, 0.25, 0.5, 0.75, 1])]
+statistics = features.weight_statistics(trained.weights)
+print(statistics.shape, *statistics.columns[14:21])
+helper = statistics.filter(regex=r"^conv2\.weight").iloc[0]
+print("equal to the helper:", np.allclose(helper, by_hand, atol=1e-6))
+
+# %% [markdown]
+# ## From features to accuracy
+#
+# An accuracy $a$ is between 0 and 1, so that a linear model is fitted to its logit: with features
+# $x$, the weights $\beta$ minimise $\sum_i (\ln \frac{a_i}{1 - a_i} - \beta^\top x_i - b)^2 +
+# \lVert \beta \rVert^2$.
+
+
+# %%
+def logit_linear(X, a, clip=1e-3):
+    """Ridge regression on the logits; returns the prediction as a function of new rows."""
+    a, centre = np.clip(a, clip, 1 - clip), X.mean(axis=0)
+    logit, Z = np.log(a / (1 - a)), X - centre
+    beta = np.linalg.solve(Z.T @ Z + np.eye(Z.shape[1]), Z.T @ (logit - logit.mean()))
+    return lambda new: 1 / (1 + np.exp(-((new - centre) @ beta + logit.mean())))
+
+
+X = statistics.to_numpy()
+helper = predictors.LogitLinearRegressor(alpha=1.0, clip=1e-3).fit(X, y).predict(X)
+print("equal to the helper:", np.allclose(logit_linear(X, y)(X), helper))
+
+# %% [markdown]
+# Trees are the paper's better choice: gradient boosting, here scikit-learn's. What counts is the
+# error on networks that the predictor has not seen. A quarter is held out, five times over; where
+# a table has several states of one training run, all of them must be on the same side, or the
+# predictor is asked what it has already been told. `groups` says which rows belong together.
+
+
+# %%
+def score(name, X, estimator=None, y=y, groups=runs, above=None):
+    estimator = estimator or predictors.boosted_trees(random_state=0)
+    found = predictors.evaluate(estimator, X, y, groups, above=above, rng=0).scores
+    numbers = {f"{k} ({s})": found[k].agg(s) for k in ("r2", "tau", "mae") for s in ("mean", "std")}
+    return pd.Series(numbers, name=name)
+
+
+# %% tags=["approximate"]
+ranks = preprocessing.QuantileTransformer(n_quantiles=100)
+estimators = {"logit-linear": pipeline.make_pipeline(ranks, predictors.LogitLinearRegressor())}
+estimators["boosted trees"] = predictors.boosted_trees(random_state=0)
+estimators["neural network"] = predictors.neural_network(random_state=0)
+base = pd.DataFrame([score(name, statistics, one) for name, one in estimators.items()])
+print(base.round(2).to_string())
+
+# %% [markdown]
+# R2 is the share of the variance of accuracy that is explained, tau (Kendall) tells how far two
+# networks come in the right order, and the last is the mean absolute error. Here are the held-out
+# networks, each predicted by trees that have not seen it.
+
+# %% tags=["nbval-ignore-output"]
+trees = predictors.boosted_trees(random_state=0)
+found = predictors.evaluate(trees, statistics, y, runs, rng=0)
+ax = plots.plot_predictions(found.predictions)
+print(plots.describe(ax))
+
+# %% [markdown]
+# ## Which layer tells?
+#
+# All columns of one layer are shuffled together among the held-out networks. How much worse does
+# the prediction become?
+
+# %% tags=["approximate"]
+importance = predictors.importance_by_layer(trees, statistics, y, runs, rng=0)
+print(importance.round(2).to_string(index=False))
+
+# %% tags=["nbval-ignore-output"]
+ax = plots.plot_importance(importance)
+print(plots.describe(ax))
+
+# %% [markdown]
+# ## Rivals
+#
+# Are 56 statistics more than flat weights, norms and spectra? And there is another proposal: Jin et
+# al. (2020) measure how alike the neurons of a layer are. With $w_i$ the weights into neuron $i$,
+# of $n$, the **weight correlation** is the mean absolute cosine over all pairs,
+#
+# $$ \rho = \frac{1}{n(n-1)} \sum_{i \ne j} \frac{|w_i^\top w_j|}{\lVert w_i \rVert \lVert w_j \rVert} . $$
+#
+# It has a level of chance: random vectors in $d$ dimensions have a mean absolute cosine of
+# $\Gamma(d/2) / (\sqrt\pi\,\Gamma((d+1)/2))$, far from zero where $d$ is small.
+
+# %%
+W = trained.weights["fc.weight"][0].double().numpy()
+unit = W / np.linalg.norm(W, axis=1, keepdims=True)
+cosines = np.abs(unit @ unit.T)[~np.eye(len(W), dtype=bool)]
+helper = features.weight_correlation(trained.weights["fc.weight"][0])
+print("equal to the helper:", np.isclose(cosines.mean(), helper))
+vectors = np.random.default_rng(0).standard_normal((2000, 16))
+unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+chance = np.abs((unit[0::2] * unit[1::2]).sum(axis=1)).mean()
+print(f"chance at d = 16: drawn {chance:.2f}, formula {features.correlation_chance(16):.2f}")
+
+# %% tags=["approximate"]
+flat = torch.cat([stack.flatten(1) for stack in trained.weights.values()], dim=1).numpy()
+spectral = features.spectral_features(trained.weights)
+correlation = features.correlation_features(trained.weights)
+rows = [score("flat weights, ridge", flat, linear_model.Ridge())]
+rows += [score("spectra of the layers", spectral), score("weight correlation", correlation)]
+rows.append(score("all three tables", pd.concat([statistics, spectral, correlation], axis=1)))
+print(pd.DataFrame(rows).round(2).to_string())
+
+# %% [markdown]
+# The spectra and the weight correlation tell much of the same. What do single numbers tell, such as
+# the mean correlation over the layers, or Hill's alpha, which tutorial 01 looked at? Over all
+# networks, and over the good ones only:
+
+# %% tags=["approximate"]
+numbers = {"weight correlation": correlation.filter(like=".correlation").mean(axis=1)}
+numbers["alpha (Hill), conv2, conv3"] = spectral.filter(regex="conv[23].*hill").mean(axis=1)
+numbers["norm of the last layer"] = spectral["fc.weight.log_norm"]
+singles = pd.DataFrame(numbers).assign(accuracy=y)
+good = singles[y > 0.8].corr("kendall").accuracy
+print(pd.DataFrame({"tau, all": singles.corr("kendall").accuracy, "tau, over 0.8": good}).round(2))
+
+# %% [markdown]
+# Each of them tells trained networks from failed ones, and hardly tells a good network from a
+# better one. With few filters, a layer has 16 eigenvalues at most: alpha is a demonstration here.
+#
+# ## What would have fooled us
+#
+# **Was it known before training?** The same features of the untrained networks. **Was it the
+# hyper-parameters?** A learning rate that is too small gives a bad network, and one can know it
+# without looking at any weight. **Was it chance?** The accuracies in a random order.
+
+# %% tags=["approximate"]
+names = ["learning_rate", "weight_decay", "dropout", "init_std", "train_fraction"]
+choices = pd.get_dummies(trained.records[["optimizer", "activation", "init"]])
+hyper = trained.records[names].join(choices).astype(float)
+initial = features.weight_statistics(before.weights)
+mixed = np.random.default_rng(0).permutation(y)
+rows = [score("untrained weights", initial), score("hyper-parameters", hyper)]
+rows += [score("both", hyper.join(statistics)), score("permuted labels", statistics, y=mixed)]
+print(pd.DataFrame(rows).round(2).to_string())
+
+# %% [markdown]
+# Nothing is known before training, and nothing by chance. But a good part is known from the
+# hyper-parameters alone: weights add to it, and they are all that one has of a network from
+# elsewhere.
+#
+# **Is it only good against bad?** Half of the work is to tell a network that failed from one that
+# learned. Scored on the networks above an accuracy of 0.8 alone, and with the split done wrong, at
+# random over a table in which every network stands twice:
+
+# %% tags=["approximate"]
+twice = pd.concat([statistics, statistics], ignore_index=True)
+leak = {"y": np.tile(y, 2), "groups": np.arange(2 * len(y))}
+rows = [score("all networks", statistics), score("above 0.8", statistics, above=0.8)]
+rows += [score("each twice, split by run", twice, y=leak["y"], groups=np.tile(runs, 2))]
+rows += [score("each twice, split at random", twice, **leak)]
+print(pd.DataFrame(rows).filter(like="tau").round(2).to_string())
+
+# %% [markdown]
+# Among good networks the order is nearly lost. A leak, in turn, makes any predictor look good.
+#
+# **Does it predict generalisation?** The gap between training and test accuracy, of the networks
+# that learned (above 0.8):
+
+# %% tags=["approximate"]
+gap = (trained.records.train_accuracy - trained.records.test_accuracy).to_numpy()
+rows = [score("gap, all networks", statistics, y=gap)]
+rows.append(score("gap, above 0.8", statistics[y > 0.8], y=gap[y > 0.8], groups=runs[y > 0.8]))
+print(pd.DataFrame(rows).round(2).to_string())
+
+# %% [markdown]
+# The gap of networks that learned is **not predicted** here.
+#
+# ## Asking the network
+#
+# If there are images without labels, one can do better: pass 128 of them through each network, and
+# look at how sure its answers are and how they are spread over the classes.
+
+# %% tags=["approximate"]
+images = digits.validation_x[:128]
+answers = zoo.outputs(cnn, trained.weights, images, activation=trained.records.activation)
+asked = features.output_statistics(answers)
+rows = [score("answers", asked), score("answers and statistics", statistics.join(asked))]
+rows.append(score("the same, above 0.8", statistics.join(asked), above=0.8))
+print(pd.DataFrame(rows).filter(like="tau").round(2).to_string())
+
+# %% [markdown]
+# ## Another data set
+#
+# A second zoo, half as large, learns the same digits under noise. Does a predictor made on one zoo
+# work on the other?
+
+# %%
+noise = torch.Generator().manual_seed(1)
+clean = {"train_x": digits.train_x, "test_x": digits.test_x}
+drawn = {key: torch.randn(x.shape, generator=noise) for key, x in clean.items()}
+noisy = replace(digits, **{key: x + 0.4 * drawn[key] for key, x in clean.items()})
+half = table[: N_MODELS // 2]
+others = zoo.train_zoo(cnn, noisy, half, seeds=1000 + half.index, folder=folder)
+
+# %% tags=["approximate"]
+others = others.select(others.records.status == "trained")
+other = features.weight_statistics(others.weights), others.records.test_accuracy
+zoos = {"digits": (statistics, y, runs), "noisy": (*other, 10_000 + others.records.run)}
+matrix = predictors.transfer(trees, zoos, rng=0)
+print(matrix.round(2).to_string())
+
+# %% tags=["nbval-ignore-output"]
+ax = plots.plot_transfer(matrix)
+print(plots.describe(ax))
+
+# %% [markdown]
+# Off the diagonal, the order of the networks is still found, and R2 is far lower: what a given
+# weight statistic means in points of accuracy depends on the data. **Ranking carries over,
+# calibration does not.**
+#
+# ## How many models does it take?
+
+# %% tags=["approximate"]
+sizes = [size for size in (24, 48, 96, 192, 384, 768) if size <= 0.75 * len(y)]
+curve = predictors.learning_curve(trees, statistics, y, runs, sizes, rng=0)
+print(curve.round(2).to_string(index=False))
+
+# %% tags=["nbval-ignore-output"]
+ax = plots.plot_learning_curve(curve)
+print(plots.describe(ax))
+
+# %% [markdown]
+# ## Look around
+#
+# Choose features, colours and a model; look at its weights, its spectrum, and what is predicted for
+# it. **A goal:** find a network that is predicted far too good, and say what is odd about it.
+
+# %%
+explorer = widgets.ZooExplorer(trained, features=statistics)
+explorer
+
+# %%
+print(explorer.code())
+
+# %% [markdown]
+# ## The paper's table, and ours
+#
+# R2 on held-out networks, from 15,000 networks in the paper and from some two hundred here. Theirs
+# are the figures that its authors published with their code, whose trees stop on the test set.
+
+# %% tags=["approximate"]
+paper = {"MNIST": [0.920, 0.993, 0.993], "CIFAR-10, grey": [0.727, 0.984, 0.980]}
+print(pd.DataFrame(paper, index=base.index).assign(here=base["r2 (mean)"]).round(2).to_string())
+
+# %% [markdown]
+# ## Limits
+#
+# - One architecture, one small data set, a few hundred networks, one way to draw hyper-parameters.
+#   What makes a network fail in this draw (learning rates, initial scales, few images) is what the
+#   predictor learns to see; another draw would pose another question.
+# - The spread is that of five splits of one zoo, which share networks; another zoo would spread
+#   more.
+# - The accuracies themselves are measured on a few hundred images, which bounds every tau: with
+#   another test set of that size, accuracy itself would not have a tau of 1 with what it was.
+# - The boosted trees' settings were chosen on zoos like this one.
+#
+# ## Exercise 2.1 (10 minutes)
+#
+# Write the weight correlation of a dense layer: the mean absolute cosine over all pairs of two
+# different neurons, for a matrix with a neuron a row. Leave out neurons that are dead, whose
+# weights are all zero.
+
+
+# %% tags=["exercise"]
+# Exercise 2.1
+def correlation_of(W):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_weight_correlation(correlation_of))
+
+# %% [markdown]
+# <details><summary>Hint 2.1</summary>
+#
+# Bring each row to length 1 first. Which entries of the matrix of all products are not pairs?
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 2.1 (click to open)
+def correlation_of(W):
+    alive = W[np.linalg.norm(W, axis=1) > 0]
+    unit = alive / np.linalg.norm(alive, axis=1, keepdims=True)
+    return np.abs(unit @ unit.T)[~np.eye(len(unit), dtype=bool)].mean()
+
+
+print(exercises.check_weight_correlation(correlation_of))
+
+# %% [markdown]
+# ## Exercise 2.2 (open-ended)
+#
+# Design a feature. Your function gets a zoo whose records say nothing but the activation, and
+# returns an array of a row a network, with as many columns as you like. It is put beside the 56
+# statistics, trees are fitted, and the score is tau on networks that your function's author cannot
+# know: a hidden split. **The goal:** beat the statistics alone, from weights only.
+
+
+# %% tags=["exercise"]
+# Exercise 2.2
+def design(models):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_feature(design, trained))
+
+# %% [markdown]
+# <details><summary>Hint 2.2</summary>
+#
+# The statistics forget how layers follow each other. What could one learn from what a network does
+# with input that means nothing? Images of noise need no data set.
+#
+# </details>
+
+
+# %% tags=["solution", "approximate"]
+# Solution 2.2 (click to open)
+def design(models):
+    nonsense = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)).abs()
+    answers = zoo.outputs(cnn, models.weights, nonsense, activation=models.records.activation)
+    return features.output_statistics(answers)
+
+
+print(exercises.check_feature(design, trained))
+
+# %% [markdown]
+# ## Summary
+#
+# - A few hundred networks and 56 numbers of each suffice to predict the accuracy of a network that
+#   was never seen, without test images, with a mean error below ten points. Trees do it better than
+#   a linear model.
+# - Nothing is known before training. Much is known from the hyper-parameters alone, and the weights
+#   add to it.
+# - Half of the success is to tell failures from networks that learned. Among good networks little
+#   order is left, and the generalisation gap is not predicted.
+# - Weight correlation, norms and alpha mostly tell whether a network was trained at all.
+# - What the networks answer to unlabelled images tells more than their weights.
+# - On another data set the ranking carries over, the calibration does not.
+#
+# ## References
+#
+# 1. T. Unterthiner, D. Keysers, S. Gelly, O. Bousquet and I. Tolstikhin, *Predicting neural network
+#    accuracy from weights*, 2020, arXiv:2002.11448.
+# 2. G. Jin, X. Yi, L. Zhang, L. Zhang, S. Schewe and X. Huang, *How does weight correlation affect
+#    the generalisation ability of deep neural networks?*, NeurIPS 2020, arXiv:2010.05983.
+# 3. G. Eilertsen, D. Jönsson, T. Ropinski, J. Unger and A. Ynnerman, *Classifying the classifier:
+#    dissecting the weight space of neural networks*, ECAI 2020, arXiv:2002.05688.
+# 4. K. Schürholt, D. Taskiran, B. Knyazev, X. Giró-i-Nieto and D. Borth, *Model zoos: a dataset of
+#    diverse populations of neural network models*, NeurIPS Datasets and Benchmarks 2022,
+#    arXiv:2209.14764.
+# 5. G. Ke et al., *LightGBM: a highly efficient gradient boosting decision tree*, NeurIPS 2017 (the
+#    paper's trees; those used here are scikit-learn's of the same kind).
