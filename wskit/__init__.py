@@ -11,7 +11,7 @@ The map of the kit, from files up to the screen:
 `wskit.features`     tables: one row a layer, or one a model
 `wskit.predictors`   accuracy from features: estimators, splits, scores (no torch)
 `wskit.plots`        results drawn on matplotlib Axes
-`wskit.widgets`      panels for JupyterLab: CheckpointPicker, EsdExplorer
+`wskit.widgets`      panels for JupyterLab: CheckpointPicker, EsdExplorer, ZooExplorer
 `wskit.exercises`    the tutorials' self-checks
 =================  ==============================================================
 

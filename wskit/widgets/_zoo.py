@@ -1,0 +1,404 @@
+"""A panel to look at a zoo: its models as points, one of them closely, and their prediction."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import traitlets
+from jaxtyping import Bool
+from matplotlib.axes import Axes
+from torch import nn
+
+from wskit import plots
+from wskit.errors import SpectrumError, WskitError, ZooError
+from wskit.features import weight_statistics
+from wskit.predictors import boosted_trees
+from wskit.spectra import spectra
+from wskit.widgets import _zoo_table as tables
+from wskit.widgets import _zoo_view as view
+from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+from wskit.widgets._zoo_code import SIZE, cell
+from wskit.widgets._zoo_table import TARGET, Range
+from wskit.widgets._zoo_work import Evaluated, Recipe, evaluate_rows, grow, recipe_for
+from wskit.zoo import MLP, SmallCNN, TrainingData, Zoo
+
+# Floating-point operations that take about 0.1 s on one slow core: a larger layer is not shown.
+_SPECTRUM_OPERATIONS = 2e9
+
+
+class ZooExplorer(Panel):
+    """Look at the models of a zoo, at one of them closely, and at how well they are predicted.
+
+    Parameters
+    ----------
+    zoo : Zoo
+    features : DataFrame of a row a model, optional
+        Numbers that the accuracies are predicted from. None means
+        ``features.weight_statistics(zoo.weights)``.
+    x, y : str, optional
+        Columns of the features or of the zoo's records to begin with, or ``"component 1"`` and
+        ``"component 2"``: the first principal components of the standardised features. None
+        means the latter two.
+    colour : str, optional
+        Column to begin with. None means ``test_accuracy``, where it is known.
+    network, data : optional
+        What ``wskit.zoo.train_zoo`` takes to train more such models. Both or none.
+    estimator : scikit-learn estimator, optional
+        Predicts ``test_accuracy``. None means ``predictors.boosted_trees(random_state=0)``.
+
+    Attributes
+    ----------
+    x, y, colour : str
+        Columns that are shown; set them, or move the controls.
+    x_range, y_range : tuple of (float, float), or None
+        The models between them, both included, are selected. None is no limit; so it is when
+        another column is chosen.
+    model : int
+        The chosen model's row in the zoo's table.
+    n_more : int
+        How many models `train_more` trains.
+    zoo : Zoo
+        With the models that were trained here.
+    features : DataFrame
+        A row a model of `zoo`.
+    selection : array of bool of shape (models,)
+        What is selected.
+    evaluation : DataFrame or None
+        After `retrain`: R2, Kendall's tau and mean absolute error with 90 % intervals, see
+        `wskit.predictors.scores`.
+    predictions : DataFrame or None
+        After `retrain`: split, row, group, y, predicted; each model by an estimator that was
+        fitted to other runs.
+    ax : Axes
+        Of the latest picture of all models.
+
+    Raises
+    ------
+    ZooError
+        If the zoo is empty, if the features are not numbers of a row a model, if a column is not
+        there, or if one of `network` and `data` is missing.
+    """
+
+    x = traitlets.Unicode()
+    y = traitlets.Unicode()
+    colour = traitlets.Unicode()
+    x_range = traitlets.TraitType[Any, Any](None, allow_none=True)
+    y_range = traitlets.TraitType[Any, Any](None, allow_none=True)
+    model = traitlets.Int(0)
+    n_more = traitlets.Int(32, min=1, max=4096)
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        *,
+        features: pd.DataFrame | None = None,
+        x: str | None = None,
+        y: str | None = None,
+        colour: str | None = None,
+        network: SmallCNN | MLP | Callable[[], nn.Module] | None = None,
+        data: TrainingData | None = None,
+        estimator: Any = None,
+    ) -> None:
+        if (network is None) != (data is None):
+            raise ZooError("network and data train more models together; give both, or none.")
+        if network is not None and features is not None:
+            raise ZooError(
+                "the features of new models are their weight statistics; leave out `features`, or "
+                "`network` and `data`."
+            )
+        self.network, self.data = network, data
+        self._own_features, self._own_estimator = features is not None, estimator is not None
+        self.estimator = boosted_trees(random_state=0) if estimator is None else estimator
+        self.ax: Axes | None = None
+        self._recipes: list[Recipe] = []
+        self._shown: dict[str, str] = {}  # of the chosen model: which parts, and of what
+        self._moving = False  # the panel itself moves controls
+        self._adopt(zoo, weight_statistics(zoo.weights) if features is None else features)
+        super().__init__()
+        names = tables.places(self._table)
+        if not names:
+            raise ZooError("neither records nor features have a column of numbers to draw.")
+        self.x = names[0] if x is None else x
+        self.y = names[min(1, len(names) - 1)] if y is None else y
+        default = TARGET if TARGET in tables.colours(self._table) else names[0]
+        self.colour = default if colour is None else colour
+        self._build()
+        self.observe(self._on_axis, ["x", "y"])
+        self.observe(self._on_range, ["x_range", "y_range"])
+        self.observe(lambda _: self._draw(), "colour")
+        self.observe(lambda _: self._draw(), "model")
+        self._draw()
+
+    def _adopt(self, zoo: Zoo, features: pd.DataFrame) -> None:
+        self.features = tables.check_features(features, zoo)
+        self.zoo = zoo
+        self._table = tables.join(zoo, self.features)
+        self._evaluated: Evaluated | None = None  # it was another zoo's
+
+    # -- what may be set ---------------------------------------------------------------------
+
+    @traitlets.validate("x", "y")
+    def _known_place(self, proposal: Any) -> str:
+        if proposal.value not in tables.places(self._table):
+            raise ZooError(
+                f"There is no column {proposal.value!r} of numbers; choose one of the records or "
+                f"the features, or one of {tables.COMPONENTS}."
+            )
+        return str(proposal.value)
+
+    @traitlets.validate("colour")
+    def _known_colour(self, proposal: Any) -> str:
+        if proposal.value not in tables.colours(self._table):
+            raise ZooError(
+                f"There is no column {proposal.value!r} for colours; choose one of numbers, or "
+                "of ten different texts at most."
+            )
+        return str(proposal.value)
+
+    @traitlets.validate("x_range", "y_range")
+    def _two_numbers(self, proposal: Any) -> Range:
+        if proposal.value is None:
+            return None
+        try:
+            low, high = map(float, proposal.value)
+        except (TypeError, ValueError):
+            low, high = math.nan, math.nan
+        if not low <= high:
+            raise ZooError(
+                f"A range is two numbers, the smaller one first, or None; got {proposal.value!r}."
+            )
+        return low, high
+
+    @traitlets.validate("model")
+    def _known_model(self, proposal: Any) -> int:
+        if not 0 <= proposal.value < len(self.zoo):
+            raise ZooError(
+                f"There is no model {proposal.value}; choose one from 0 to {len(self.zoo) - 1}."
+            )
+        return int(proposal.value)
+
+    # -- what is shown -----------------------------------------------------------------------
+
+    @property
+    def selection(self) -> Bool[np.ndarray, " models"]:
+        return tables.selected(self._table, self._ranges())
+
+    @property
+    def evaluation(self) -> pd.DataFrame | None:
+        return self._evaluated.scores if self._evaluated else None
+
+    @property
+    def predictions(self) -> pd.DataFrame | None:
+        return self._evaluated.predictions if self._evaluated else None
+
+    def _ranges(self) -> dict[str, Range]:
+        """Return the limits by column; where x and y are the same, both hold."""
+        if self.x != self.y or None in (self.x_range, self.y_range):
+            return {self.y: self.y_range, self.x: self.x_range or self.y_range} \
+                if self.x == self.y else {self.x: self.x_range, self.y: self.y_range}
+        low = max(self.x_range[0], self.y_range[0])
+        return {self.x: (low, min(self.x_range[1], self.y_range[1]))}
+
+    def describe(self) -> str:
+        """Say in words what the two pictures show."""
+        if self.ax is None:
+            return self.message
+        return "\n".join(map(plots.describe, (self.ax.figure, self._figure)))
+
+    def static_image(self) -> bytes:
+        """Return the picture of all models as PNG."""
+        return self._picture.png
+
+    def code(self) -> str:
+        """Return a cell of plain calls that draws what the panel shows.
+
+        The cell takes ``models``, the zoo that the panel was given; and what else it was given of
+        ``X`` (its features), ``network``, ``data`` and ``estimator``.
+        """
+        return cell(self)
+
+    # -- the controls ------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._columns = {
+            "x": labelled(widgets.Dropdown(description="x"), "18em"),
+            "y": labelled(widgets.Dropdown(description="y"), "18em"),
+            "colour": labelled(widgets.Dropdown(description="Colour"), "18em"),
+        }
+        self._sliders = {}
+        for axis in ("x", "y"):
+            slider = labelled(
+                widgets.SelectionRangeSlider(options=[0.0], description=f"Select {axis} from"),
+                "32em",
+            )
+            slider.observe(lambda change, axis=axis: self._on_slider(axis, change), "index")
+            self._sliders[axis] = slider
+        self._number = labelled(widgets.BoundedIntText(description="Model", min=0), "10em")
+        self._list = widgets.Select(description="Models", rows=10, layout={"width": "auto"})
+        self._list.add_class("wskit-models")
+        self._list.observe(self._on_row, "value")
+        everything = button("Select all", "expand", self._select_all)
+        retrain = button("Retrain on selection", "refresh", self.retrain)
+        self._buttons = [retrain]
+        actions = [retrain]
+        if self.network is not None:
+            more = labelled(widgets.BoundedIntText(description="How many", min=1, max=4096), "10em")
+            traitlets.link((self, "n_more"), (more, "value"))
+            train = button("Train more models", "plus", self.train_more)
+            self._buttons.append(train)
+            actions += [train, more]
+        for each in (everything, *self._buttons):
+            each.layout.width = "max-content"
+        self._picture = view.FigurePicture(6.4, 5.0)
+        self._panels = view.FigurePicture(*SIZE)
+        self._numbers, self._scores = widgets.HTML(), widgets.HTML()
+        self._offer()
+        for name, control in self._columns.items():
+            traitlets.link((self, name), (control, "value"))
+        traitlets.link((self, "model"), (self._number, "value"))
+        sliders = [*self._sliders.values(), everything]
+        self.children = [
+            widgets.HBox(list(self._columns.values()), layout=ROW),
+            widgets.HBox(sliders, layout=ROW),
+            widgets.HBox([self._number, *actions], layout=ROW),
+            self._state_view,
+            widgets.HBox([self._picture, self._numbers], layout=ROW),
+            widgets.HBox([self._panels, widgets.VBox([self._scores, self._list])], layout=ROW),
+            widgets.HTML(view.STYLE, layout={"display": "none"}),
+        ]
+        self._state_view.layout.flex = "none"  # in a column, that is its height
+        self.add_class("wskit-zoo-explorer")
+
+    def _offer(self) -> None:
+        """Put what this zoo's table has into the controls."""
+        names = tables.places(self._table)
+        offered = {"x": names, "y": names, "colour": tables.colours(self._table)}
+        for name, control in self._columns.items():
+            # As a whole: the choice must not be another one for a moment.
+            if tuple(control.options) != tuple(offered[name]):
+                with self.hold_trait_notifications():
+                    chosen = getattr(self, name)
+                    control.options = offered[name]
+                    control.value = chosen
+        self._number.max = len(self.zoo) - 1
+        self._stops = {axis: tables.stops(self._table[getattr(self, axis)]) for axis in ("x", "y")}
+        self._move_sliders()
+
+    def _move_sliders(self) -> None:
+        """Put the sliders to the ranges."""
+        self._moving = True
+        try:
+            for axis, slider in self._sliders.items():
+                values, limits = self._stops[axis], getattr(self, f"{axis}_range")
+                options = tuple(f"{value:.4g}" for value in values)
+                pairs = tuple(zip(options, values, strict=True))
+                if tuple(slider.options) != pairs:
+                    slider.options = pairs
+                ends = (values[0], values[-1]) if limits is None else limits
+                slider.index = tuple(int(np.abs(np.subtract(values, v)).argmin()) for v in ends)
+        finally:
+            self._moving = False
+
+    def _on_slider(self, axis: str, change: Any) -> None:
+        if self._moving or change["new"] is None:
+            return
+        first, last = change["new"]
+        values = self._stops[axis]
+        whole = (first, last) == (0, len(values) - 1)
+        setattr(self, f"{axis}_range", None if whole else (values[first], values[last]))
+
+    def _on_axis(self, change: Any) -> None:
+        axis = change["name"]
+        self._stops[axis] = tables.stops(self._table[change["new"]])
+        self._moving = True
+        setattr(self, f"{axis}_range", None)
+        self._move_sliders()
+        self._draw()
+
+    def _on_range(self, _: Any) -> None:
+        if not self._moving:
+            self._move_sliders()
+            self._draw()
+
+    def _on_row(self, change: Any) -> None:
+        if not self._moving and change["new"] is not None:
+            self.model = change["new"]
+
+    def _select_all(self) -> None:
+        with self.hold_trait_notifications():
+            self.x_range = self.y_range = None
+
+    def _show_state(self, change: Any = None) -> None:
+        super()._show_state(change)
+        for each in self._buttons:
+            each.disabled = self.status == "running"
+
+    # -- the work ----------------------------------------------------------------------------
+
+    def retrain(self) -> None:
+        """Predict each selected model by estimators that have not seen its run, in a thread.
+
+        The selected models are divided by run into five parts (fewer, where there are fewer
+        runs); each part is predicted by an estimator that was fitted to the others. Models
+        without finite features or accuracy are left out. Then `evaluation` has the scores.
+        """
+        zoo, features, estimator = self.zoo, self.features, self.estimator
+        ranges, selection = self._ranges(), self.selection
+
+        def work(task: Task) -> Evaluated:
+            if TARGET not in zoo.records:
+                raise ZooError(f"The zoo's table has no {TARGET}, which is what is predicted.")
+            known = tables.finite(features) & zoo.records[TARGET].notna().to_numpy(bool)
+            rows = np.flatnonzero(selection & known)
+            return evaluate_rows(zoo, features, estimator, rows, ranges, task.report)
+
+        def show(evaluated: Evaluated) -> None:
+            self._evaluated = evaluated
+            self._draw()
+
+        self._run(work, show, thread=f"Predicting {selection.sum()} models.")
+
+    def train_more(self) -> None:
+        """Train `n_more` models and join them to the zoo, in a thread.
+
+        Their hyper-parameters are drawn by `wskit.zoo.sample_hyperparameters`; epochs and batch
+        size are those of most models of the zoo. When it is cancelled, the zoo stays as it was.
+        """
+        zoo, network, data, n = self.zoo, self.network, self.data, self.n_more
+
+        def work(task: Task) -> tuple[Recipe, Zoo, pd.DataFrame]:
+            if network is None:
+                raise ZooError("More models need network and data; give them to the panel.")
+            recipe = recipe_for(zoo, network, n)
+            grown = grow(zoo, network, data, recipe, task.report)
+            return recipe, grown, weight_statistics(grown.weights)
+
+        def show(found: tuple[Recipe, Zoo, pd.DataFrame]) -> None:
+            recipe, grown, features = found
+            self._recipes.append(recipe)
+            self._adopt(grown, features)
+            self._offer()
+            self._draw()
+
+        self._run(work, show, thread=f"Training {n} models.")
+
+    # -- drawing -----------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        problem = ""
+        try:
+            self._draw_models()
+            self._draw_chosen()
+            self._picture.draw(plots.describe(self._picture._figure))
+            self._panels.draw(plots.describe(self._figure))
+        except WskitError as error:
+            problem = str(error)
+        self._show_numbers()
+        if self._task is None:
+            n = int(self.selection.sum())
+            self.message = problem or f"{n} of {len(self.zoo)} models are selected."
+            self.status = "failed" if problem else "done"

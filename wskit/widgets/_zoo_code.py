@@ -1,0 +1,134 @@
+"""The cell of plain calls that draws what ZooExplorer shows."""
+
+from typing import TYPE_CHECKING
+
+from wskit.widgets._zoo_table import COMPONENTS, TARGET, Range
+from wskit.widgets._zoo_work import SEED, Evaluated, Recipe
+
+if TYPE_CHECKING:
+    from wskit.widgets._zoo import ZooExplorer
+
+SIZE = (8.0, 6.4)  # of the figure of the chosen model, in inches
+
+
+def cell(panel: "ZooExplorer") -> str:
+    """Return the cell, see `ZooExplorer.code`."""
+    evaluated = panel._evaluated
+    projected = COMPONENTS[0] in panel._table and _uses_components(panel)
+    lines = ["import matplotlib.pyplot as plt"]
+    if projected or evaluated:
+        lines.append("import numpy as np")
+    lines.append("import pandas as pd")
+    if projected:
+        lines += [
+            "from sklearn.decomposition import PCA",
+            "from sklearn.pipeline import make_pipeline",
+            "from sklearn.preprocessing import StandardScaler",
+        ]
+    if evaluated:
+        lines.append("from sklearn.model_selection import GroupKFold, cross_val_predict")
+    modules = ["plots"]
+    modules += [] if panel._own_features else ["features"]
+    modules += ["predictors"] if evaluated else []
+    modules += ["spectra"] if "spectrum" in panel._shown else []
+    modules += ["zoo"] if panel._recipes else []
+    lines += [f"from wskit import {', '.join(sorted(modules))}", ""]
+    for recipe in panel._recipes:
+        lines += _growth(recipe)
+    lines.append(
+        "X = X.reset_index(drop=True)"
+        if panel._own_features
+        else "X = features.weight_statistics(models.weights)"
+    )
+    lines.append("table = pd.concat([models.records.reset_index(drop=True), X], axis=1)")
+    if projected or evaluated:
+        lines.append("known = np.isfinite(X).all(axis=1)")
+    if projected:
+        lines += [
+            'pca = make_pipeline(StandardScaler(), PCA(2, svd_solver="full"))',
+            f"table.loc[known, {COMPONENTS!r}] = pca.fit_transform(X[known])",
+        ]
+    arguments = [f"x={panel.x!r}", f"y={panel.y!r}", f"colour={panel.colour!r}"]
+    if inside := _inside(panel._ranges()):
+        lines.append(f"selected = {inside}")
+        arguments.append("selected=selected")
+    arguments.append(f"chosen={panel.model}")
+    lines += ["ax = plots.plot_models(", "    table,", *(f"    {a}," for a in arguments), ")", ""]
+    return "\n".join([*lines, *_model(panel), *(_evaluation(panel, evaluated) if evaluated else [])])
+
+
+def _uses_components(panel: "ZooExplorer") -> bool:
+    used = {panel.x, panel.y, panel.colour, *panel._ranges()}
+    used |= set(panel._evaluated.ranges) if panel._evaluated else set()
+    return not used.isdisjoint(COMPONENTS)
+
+
+def _inside(ranges: dict[str, Range]) -> str:
+    """Return the expression for what is in the ranges; empty if that is all."""
+    return " & ".join(
+        f"table[{name!r}].between({limits[0]!r}, {limits[1]!r})"
+        for name, limits in ranges.items()
+        if limits is not None
+    )
+
+
+def _growth(recipe: Recipe) -> list[str]:
+    table = f"zoo.sample_hyperparameters({recipe.n}, rng={recipe.seed})"
+    if recipe.fixed:
+        fixed = ", ".join(f"{name}={value!r}" for name, value in recipe.fixed.items())
+        table += f".assign({fixed})"
+    if recipe.dropped:
+        table += f".drop(columns={recipe.dropped!r})"
+    options = f"seeds=range({recipe.seed}, {recipe.seed + recipe.n})"
+    if recipe.keep_epochs:
+        options += f", keep_epochs={recipe.keep_epochs!r}"
+    return [
+        f"new = {table}",
+        f"more = zoo.train_zoo(network, data, new, {options})",
+        f'more.records["run"] += {recipe.run}',
+        "models = zoo.concatenate([models, more])",
+    ]
+
+
+def _model(panel: "ZooExplorer") -> list[str]:
+    """Return the lines that draw the chosen model."""
+    shown = panel._shown
+    lines = [f'fig = plt.figure(figsize={SIZE}, layout="constrained")']
+    if "curve" in shown:
+        lines += [
+            f'run = table[table["run"] == table["run"][{panel.model}]]',
+            f"plots.plot_training_curve(run, metric={shown['curve']!r}, ax=fig.add_subplot(2, 2, 1))",
+        ]
+    if "kernels" in shown or "spectrum" in shown:
+        lines.append(f"weights = models.model({panel.model})")
+    if "kernels" in shown:
+        tensor = f"weights[{shown['kernels']!r}].float().numpy()"
+        lines.append(f"plots.plot_kernels({tensor}, ax=fig.add_subplot(2, 2, 2))")
+    if "spectrum" in shown:
+        lines += [
+            f"s = spectra.spectra(weights, names=[{shown['spectrum']!r}], conv=\"unfold\")[0]",
+            'plots.plot_esd(s, scale="log-linear", bins=15, ax=fig.add_subplot(2, 2, 3))',
+        ]
+    return lines
+
+
+def _evaluation(panel: "ZooExplorer", evaluated: Evaluated) -> list[str]:
+    """Return the lines that predict each model by an estimator that has not seen its run."""
+    inside = _inside(evaluated.ranges)
+    chosen = f"known & table[{TARGET!r}].notna()" + (f" & {inside}" if inside else "")
+    lines = ["", f"rows = np.flatnonzero({chosen})"]
+    if not panel._own_estimator:
+        lines.append("estimator = predictors.boosted_trees(random_state=0)")
+    lines += [
+        f"y, groups = table[{TARGET!r}][rows], predictors.run_groups(models.records)[rows]",
+        f"folds = GroupKFold({evaluated.n_folds})",
+        "predicted = cross_val_predict(estimator, X.iloc[rows], y, groups=groups, cv=folds)",
+        f"scores = predictors.scores(y, predicted, groups=groups, rng={SEED})",
+        'found = pd.DataFrame({"row": rows, "y": y.to_numpy(), "predicted": predicted})',
+    ]
+    options = f"chosen={panel.model}"
+    if evaluated.n_bins:
+        lines.append(f"bins = predictors.calibration(y, predicted, n_bins={evaluated.n_bins})")
+        options = f"calibration=bins, {options}"
+    lines.append(f"plots.plot_predictions(found, {options}, ax=fig.add_subplot(2, 2, 4))")
+    return lines
