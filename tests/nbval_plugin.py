@@ -3,7 +3,8 @@
 nbval 0.11 runs a notebook and compares its outputs with the stored ones. On top of that, here
 
 - numbers with decimals may differ by a relative 1e-3 (another BLAS); integers and text may not;
-- in a cell tagged ``approximate``, they may differ by 0.1, or by 15 % of themselves;
+- in a cell tagged ``approximate``, they may differ by 0.15, or by 15 % of
+  themselves: training in float32 goes another way on another processor;
 - runs of spaces count as one, since a table's padding follows its numbers;
 - a cell that was never run fails: nbval would compare nothing and pass;
 - a kernel that died is reported within a second or two, not after the cell's time-out;
@@ -28,7 +29,7 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 RELATIVE_TOLERANCE = 1e-3
-APPROXIMATE = {"rel_tol": 0.15, "abs_tol": 0.1}
+APPROXIMATE = {"rel_tol": 0.15, "abs_tol": 0.15}
 NOT_COMPARED = ("text/html", "image/svg+xml", "application/javascript")
 PNG_IN_BASE64 = "iVBORw0KGgo"  # the first eight bytes of every PNG
 # A number by itself: not the 20 of resnet20, nor any part of a version like 2.13.0.

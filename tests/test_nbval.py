@@ -145,8 +145,8 @@ def test_close(one: str, other: str, equal: bool) -> None:
     ("one", "other", "equal"),
     [
         ("tau 0.76", "tau 0.80", True),
-        ("tau 0.02", "tau -0.02", True),
-        ("tau 0.76", "tau 0.90", False),
+        ("tau 0.02", "tau -0.06", True),
+        ("tau 0.76", "tau 0.95", False),
         ("loss 20.0", "loss 21.9", True),
         ("loss 20.0", "loss 24.0", False),
         ("5 of 5", "4 of 5", False),
