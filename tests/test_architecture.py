@@ -17,13 +17,19 @@ MAY_IMPORT = {
     "checkpoints": set(),
     "spectra": set(),
     "fits": set(),
+    "geometry": set(),
+    "averaging": set(),
     "zoo": set(),
     "features": {"spectra", "fits"},
+    "landscape": {"zoo"},
     "predictors": set(),
     "plots": set(),
     "exercises": {"features", "predictors", "zoo"},
     "course": set(),
-    "widgets": {"plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"},
+    "widgets": {
+        *("plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"),
+        *("geometry", "landscape"),
+    },
 }
 NO_TORCH = {"fits", "predictors", "plots", "errors", "course"}
 

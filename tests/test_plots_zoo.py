@@ -184,12 +184,12 @@ def test_predictions_are_drawn_with_diagonal_and_calibration(ax):
     bins = calibration(found["y"], found["predicted"], n_bins=5)
     chosen = int(found["row"].iloc[3])
     plots.plot_predictions(found, calibration=bins, chosen=chosen, color="k", ax=ax)
-    places = points(ax)["held-out models (100)"]
+    places = points(ax)["held-out (100)"]
     np.testing.assert_array_equal(places, found[["predicted", "y"]])
     assert ax.collections[0].get_facecolor()[0, :3].tolist() == [0, 0, 0]
     x, diagonal = line(ax, "predicted = true").get_data()
     assert x.tolist() == diagonal.tolist()
-    assert line(ax, "mean in each bin").get_ydata().tolist() == bins["true"].tolist()
+    assert line(ax, "bin means").get_ydata().tolist() == bins["true"].tolist()
     for row, bar in zip(bins.itertuples(), ax.collections[1].get_segments(), strict=True):
         half = 1.645 * row.standard_error
         expected = [[row.predicted, row.true - half], [row.predicted, row.true + half]]

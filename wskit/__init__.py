@@ -7,8 +7,11 @@ The map of the kit, from files up to the screen:
 `wskit.checkpoints`  open_checkpoint: a lazy, read-only Mapping[str, Tensor]; save_weights
 `wskit.spectra`      matrices of a set of weights, and their eigenvalues
 `wskit.fits`         power laws, Marchenko-Pastur laws, phases of training (no torch)
+`wskit.geometry`     distances and angles between models, permutation matching, projections
+`wskit.averaging`    averages: at once, running, over a recorded trajectory; SWAG
 `wskit.zoo`          many small models as stacked tensors, trained together
 `wskit.features`     tables: one row a layer, or one a model
+`wskit.landscape`    losses on a path, on a plane, in a simplex; barrier, edges, sharpness
 `wskit.predictors`   accuracy from features: estimators, splits, scores (no torch)
 `wskit.plots`        results drawn on matplotlib Axes
 `wskit.widgets`      panels for JupyterLab: CheckpointPicker, EsdExplorer, ZooExplorer
@@ -33,11 +36,14 @@ from wskit.errors import WskitError
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "averaging",
     "checkpoints",
     "data",
     "exercises",
     "features",
     "fits",
+    "geometry",
+    "landscape",
     "plots",
     "predictors",
     "spectra",

@@ -31,3 +31,15 @@ class ZooError(WskitError, ValueError):
 
 class PredictorError(WskitError, ValueError):
     """A table of models cannot be split, fitted or scored as asked."""
+
+
+class LandscapeError(WskitError, ValueError):
+    """A loss landscape cannot be evaluated at these weights as asked."""
+
+
+class GeometryError(WskitError, ValueError):
+    """Models cannot be laid out, compared, matched or projected as asked."""
+
+
+class AveragingError(WskitError, ValueError):
+    """Models cannot be averaged, recorded or sampled as asked."""

@@ -319,12 +319,12 @@ print(plots.describe(fig))
 
 # %% [markdown]
 # It shows: at each learning rate, the smaller the batch, the heavier the tail. But the smaller the
-# batch, the more updates are in an epoch. **A control:** batches of 512 again, now with as many
+# batch, the more updates are in an epoch. **A control:** batches of 128 again, now with as many
 # *updates* as those of 32 had.
 
 # %%
 n_updates = EPOCHS * -(-len(x) // 32)
-longer = [result(seed, size=512, lr=0.02, n_updates=n_updates) for seed in range(N_SEEDS)]
+longer = [result(seed, size=128, lr=0.02, n_updates=n_updates) for seed in range(N_SEEDS)]
 small = family[(family.lr == 0.02) & (family["size"] == 32)]
 both = pd.concat([small, pd.DataFrame(longer)]).groupby("size")[["accuracy", "alpha", "Hill"]]
 print(both.agg(["mean", "std"]).round(3).to_string())

@@ -150,7 +150,7 @@ def _describe_collection(collection: Any) -> list[str]:
     if isinstance(collection, PathCollection):
         x, y = np.asarray(collection.get_offsets(), dtype=float).reshape(-1, 2).T
         if not x.size:
-            return []
+            return [f"  points{label}: 0"] if label else []
         shown = f"  points{label}: {x.size}, x {_range(x)}, y {_range(y)}"
         values = collection.get_array()
         return [shown if values is None else f"{shown}, colour {_range(values)}"]

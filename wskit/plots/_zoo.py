@@ -106,7 +106,6 @@ def plot_models(
             norm = LogNorm if _is_log(values) else mpl.colors.Normalize
             style = {"c": values[at & placed], "norm": norm(lowest, highest), "cmap": "viridis"}
             points = draw(at, "models", **(style | kwargs))
-            points.set_rasterized(True)
             bar = ax.figure.colorbar(points, ax=ax, label=colour.replace("_", " "))
             bar.solids.set(alpha=1)
         if chosen is not None and placed[chosen]:
@@ -169,7 +168,7 @@ def plot_training_curve(
     return ax
 
 
-def plot_kernels(W: ArrayLike, *, ax: Axes | None = None, **kwargs: Any) -> Axes:
+def plot_kernels(W: ArrayLike, *, name: str = "", ax: Axes | None = None, **kwargs: Any) -> Axes:
     """Draw the weights of a layer as small images, on one scale of colours.
 
     Parameters
@@ -178,6 +177,8 @@ def plot_kernels(W: ArrayLike, *, ax: Axes | None = None, **kwargs: Any) -> Axes
         Of a convolution, the kernel of each pair of filter and input channel is a tile; of a
         dense layer, the weights of each unit, where I is a square number (the pixels of a square
         image), and else the matrix is one picture. The first 64 tiles are drawn.
+    name : str, optional
+        Of the layer, for the title.
     ax : Axes, optional
         Where to draw. None makes a new figure.
     **kwargs
@@ -216,7 +217,8 @@ def plot_kernels(W: ArrayLike, *, ax: Axes | None = None, **kwargs: Any) -> Axes
         image = ax.imshow(picture, **(style | {"interpolation": "nearest"} | kwargs))
         ax.figure.colorbar(image, ax=ax, label="weight")
         of = f"{n}" if n == len(tiles) else f"{n} of {len(tiles)}"
-        ax.set_title(f"{of} × ({height} × {width})" if len(tiles) > 1 else f"{height} × {width}")
+        size = f"{of} × ({height} × {width})" if len(tiles) > 1 else f"{height} × {width}"
+        ax.set_title(f"{name}  {size}" if name else size, parse_math=False)
         ax.set_axis_off()
     return ax
 
@@ -254,9 +256,7 @@ def plot_predictions(
         ax = new_axes() if ax is None else ax
         few = y.size < 300
         style = {"color": PALETTE["data"], "s": 24 if few else 10, "alpha": 0.6 if few else 0.3}
-        ax.scatter(
-            predicted, y, **(style | {"lw": 0, "label": f"held-out models ({y.size})"} | kwargs)
-        )
+        ax.scatter(predicted, y, **(style | {"lw": 0, "label": f"held-out ({y.size})"} | kwargs))
         ends = np.array([min(y.min(), predicted.min()), max(y.max(), predicted.max())])
         ax.plot(ends, ends, color=PALETTE["null"], ls="--", lw=1.5, label="predicted = true")
         if calibration is not None:
@@ -264,7 +264,7 @@ def plot_predictions(
             error = _Z90 * calibration["standard_error"]
             color = PALETTE["fit"]
             ax.vlines(at, mean - error, mean + error, color=color, lw=2, label="90 % interval")
-            ax.plot(at, mean, color=color, marker="o", ms=5, lw=1.2, label="mean in each bin")
+            ax.plot(at, mean, color=color, marker="o", ms=5, lw=1.2, label="bin means")
         if chosen is not None and (rows := predictions["row"].to_numpy() == chosen).any():
             ring = {"marker": "o", "ls": "", "ms": 11, "mfc": "none", "mew": 2}
             color = PALETTE["accent"] if calibration is not None else PALETTE["fit"]

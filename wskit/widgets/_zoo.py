@@ -1,7 +1,9 @@
 """A panel to look at a zoo: its models as points, one of them closely, and their prediction."""
 
+import contextlib
 import math
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,23 +13,21 @@ import pandas as pd
 import traitlets
 from jaxtyping import Bool
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import nn
 
 from wskit import plots
-from wskit.errors import SpectrumError, WskitError, ZooError
+from wskit.errors import WskitError, ZooError
 from wskit.features import weight_statistics
 from wskit.predictors import boosted_trees
-from wskit.spectra import spectra
 from wskit.widgets import _zoo_table as tables
 from wskit.widgets import _zoo_view as view
 from wskit.widgets._panel import ROW, Panel, Task, button, labelled
-from wskit.widgets._zoo_code import SIZE, cell
-from wskit.widgets._zoo_table import TARGET, Range
+from wskit.widgets._zoo_code import cell
+from wskit.widgets._zoo_parts import PLACES, SIZE, parts
+from wskit.widgets._zoo_table import TARGET, Range, Ranges
 from wskit.widgets._zoo_work import Evaluated, Recipe, evaluate_rows, grow, recipe_for
 from wskit.zoo import MLP, SmallCNN, TrainingData, Zoo
-
-# Floating-point operations that take about 0.1 s on one slow core: a larger layer is not shown.
-_SPECTRUM_OPERATIONS = 2e9
 
 
 class ZooExplorer(Panel):
@@ -129,8 +129,7 @@ class ZooExplorer(Panel):
         self._build()
         self.observe(self._on_axis, ["x", "y"])
         self.observe(self._on_range, ["x_range", "y_range"])
-        self.observe(lambda _: self._draw(), "colour")
-        self.observe(lambda _: self._draw(), "model")
+        self.observe(self._on_look, ["colour", "model"])
         self._draw()
 
     def _adopt(self, zoo: Zoo, features: pd.DataFrame) -> None:
@@ -195,13 +194,13 @@ class ZooExplorer(Panel):
     def predictions(self) -> pd.DataFrame | None:
         return self._evaluated.predictions if self._evaluated else None
 
-    def _ranges(self) -> dict[str, Range]:
-        """Return the limits by column; where x and y are the same, both hold."""
-        if self.x != self.y or None in (self.x_range, self.y_range):
-            return {self.y: self.y_range, self.x: self.x_range or self.y_range} \
-                if self.x == self.y else {self.x: self.x_range, self.y: self.y_range}
-        low = max(self.x_range[0], self.y_range[0])
-        return {self.x: (low, min(self.x_range[1], self.y_range[1]))}
+    def _ranges(self) -> Ranges:
+        return (self.x, self.x_range), (self.y, self.y_range)
+
+    @property
+    def _figure(self) -> Figure:
+        """Of the chosen model."""
+        return self._panels._figure
 
     def describe(self) -> str:
         """Say in words what the two pictures show."""
@@ -235,6 +234,7 @@ class ZooExplorer(Panel):
                 widgets.SelectionRangeSlider(options=[0.0], description=f"Select {axis} from"),
                 "32em",
             )
+            slider.continuous_update = False  # each picture takes a moment
             slider.observe(lambda change, axis=axis: self._on_slider(axis, change), "index")
             self._sliders[axis] = slider
         self._number = labelled(widgets.BoundedIntText(description="Model", min=0), "10em")
@@ -260,27 +260,36 @@ class ZooExplorer(Panel):
         for name, control in self._columns.items():
             traitlets.link((self, name), (control, "value"))
         traitlets.link((self, "model"), (self._number, "value"))
+        top = ROW | {"align_items": "flex-start"}
         sliders = [*self._sliders.values(), everything]
         self.children = [
             widgets.HBox(list(self._columns.values()), layout=ROW),
             widgets.HBox(sliders, layout=ROW),
             widgets.HBox([self._number, *actions], layout=ROW),
             self._state_view,
-            widgets.HBox([self._picture, self._numbers], layout=ROW),
-            widgets.HBox([self._panels, widgets.VBox([self._scores, self._list])], layout=ROW),
+            widgets.HBox([self._picture, self._numbers], layout=top),
+            widgets.HBox([self._panels, widgets.VBox([self._scores, self._list])], layout=top),
             widgets.HTML(view.STYLE, layout={"display": "none"}),
         ]
         self._state_view.layout.flex = "none"  # in a column, that is its height
         self.add_class("wskit-zoo-explorer")
 
+    @contextlib.contextmanager
+    def _moved_by_panel(self) -> Iterator[None]:
+        """Have no control that moves meanwhile change what is shown."""
+        self._moving = True
+        try:
+            yield
+        finally:
+            self._moving = False
+
     def _offer(self) -> None:
         """Put what this zoo's table has into the controls."""
         names = tables.places(self._table)
         offered = {"x": names, "y": names, "colour": tables.colours(self._table)}
-        for name, control in self._columns.items():
-            # As a whole: the choice must not be another one for a moment.
-            if tuple(control.options) != tuple(offered[name]):
-                with self.hold_trait_notifications():
+        with self._moved_by_panel():
+            for name, control in self._columns.items():
+                if list(control.options) != offered[name]:
                     chosen = getattr(self, name)
                     control.options = offered[name]
                     control.value = chosen
@@ -290,47 +299,50 @@ class ZooExplorer(Panel):
 
     def _move_sliders(self) -> None:
         """Put the sliders to the ranges."""
-        self._moving = True
-        try:
+        with self._moved_by_panel():
             for axis, slider in self._sliders.items():
                 values, limits = self._stops[axis], getattr(self, f"{axis}_range")
-                options = tuple(f"{value:.4g}" for value in values)
-                pairs = tuple(zip(options, values, strict=True))
-                if tuple(slider.options) != pairs:
-                    slider.options = pairs
+                options = tuple((f"{value:.4g}", value) for value in values)
+                if tuple(slider.options) != options:
+                    slider.options = options
                 ends = (values[0], values[-1]) if limits is None else limits
                 slider.index = tuple(int(np.abs(np.subtract(values, v)).argmin()) for v in ends)
-        finally:
-            self._moving = False
 
     def _on_slider(self, axis: str, change: Any) -> None:
-        if self._moving or change["new"] is None:
-            return
-        first, last = change["new"]
-        values = self._stops[axis]
-        whole = (first, last) == (0, len(values) - 1)
-        setattr(self, f"{axis}_range", None if whole else (values[first], values[last]))
+        if not self._moving:
+            first, last = change["new"]
+            values = self._stops[axis]
+            whole = (first, last) == (0, len(values) - 1)
+            setattr(self, f"{axis}_range", None if whole else (values[first], values[last]))
 
     def _on_axis(self, change: Any) -> None:
+        if self._moving:
+            return
         axis = change["name"]
         self._stops[axis] = tables.stops(self._table[change["new"]])
-        self._moving = True
-        setattr(self, f"{axis}_range", None)
+        with self._moved_by_panel():
+            setattr(self, f"{axis}_range", None)
         self._move_sliders()
-        self._draw()
+        self._draw(chosen=False)
 
     def _on_range(self, _: Any) -> None:
         if not self._moving:
             self._move_sliders()
-            self._draw()
+            self._draw(chosen=False)
+
+    def _on_look(self, change: Any) -> None:
+        if not self._moving:
+            self._draw(chosen=change["name"] == "model")
 
     def _on_row(self, change: Any) -> None:
         if not self._moving and change["new"] is not None:
             self.model = change["new"]
 
     def _select_all(self) -> None:
-        with self.hold_trait_notifications():
+        with self._moved_by_panel():
             self.x_range = self.y_range = None
+        self._move_sliders()
+        self._draw(chosen=False)
 
     def _show_state(self, change: Any = None) -> None:
         super()._show_state(change)
@@ -358,7 +370,7 @@ class ZooExplorer(Panel):
 
         def show(evaluated: Evaluated) -> None:
             self._evaluated = evaluated
-            self._draw()
+            self._draw(models=False)
 
         self._run(work, show, thread=f"Predicting {selection.sum()} models.")
 
@@ -388,13 +400,13 @@ class ZooExplorer(Panel):
 
     # -- drawing -----------------------------------------------------------------------------
 
-    def _draw(self) -> None:
+    def _draw(self, *, models: bool = True, chosen: bool = True) -> None:
         problem = ""
         try:
-            self._draw_models()
-            self._draw_chosen()
-            self._picture.draw(plots.describe(self._picture._figure))
-            self._panels.draw(plots.describe(self._figure))
+            if models:
+                self._draw_models()
+            if chosen:
+                self._draw_chosen()
         except WskitError as error:
             problem = str(error)
         self._show_numbers()
@@ -402,3 +414,50 @@ class ZooExplorer(Panel):
             n = int(self.selection.sum())
             self.message = problem or f"{n} of {len(self.zoo)} models are selected."
             self.status = "failed" if problem else "done"
+
+    def _draw_models(self) -> None:
+        figure = self._picture.new_figure()
+        with mpl.rc_context(plots.STYLE):
+            self.ax = plots.plot_models(
+                self._table,
+                x=self.x,
+                y=self.y,
+                colour=self.colour,
+                selected=self.selection,
+                chosen=self.model,
+                ax=figure.add_subplot(),
+            )
+        self._picture.draw(plots.describe(figure))
+
+    def _draw_chosen(self) -> None:
+        found, missing = parts(self.zoo, self._table, self.model, self._evaluated)
+        self._shown = {name: part.of for name, part in found.items()}
+        figure = self._panels.new_figure()
+        with mpl.rc_context(plots.STYLE):
+            axs = {name: figure.add_subplot(2, 2, PLACES[name]) for name in found}
+            for name, ax in axs.items():
+                found[name].draw(ax=ax)
+            for name, reason in missing.items():
+                row, column = divmod(PLACES[name] - 1, 2)
+                style = {"ha": "center", "va": "center", "fontsize": 10, "color": "0.35"}
+                at = 0.25 + 0.5 * column, 0.75 - 0.5 * row
+                figure.text(*at, textwrap.fill(reason, 36), **style)
+        alt = [plots.describe(figure), *missing.values()]
+        self._panels.draw("\n".join(filter(None, alt)))
+
+    def _show_numbers(self) -> None:
+        predicted, n = None, 0
+        if self.predictions is not None:
+            n = len(self.predictions)
+            same = self.predictions.loc[self.predictions["row"] == self.model, "predicted"]
+            predicted = float(same.iloc[0]) if len(same) else math.nan
+        row = self.zoo.records.iloc[self.model]
+        self._numbers.value = view.model_table(row, self.model, predicted)
+        self._scores.value = view.score_table(self.evaluation, n)
+        heading, options = view.model_rows(self._table, np.flatnonzero(self.selection))
+        with self._moved_by_panel():
+            self._list.description = heading
+            if self._list.options != tuple(options):
+                self._list.options = options
+            rows = [row for _, row in options]
+            self._list.value = self.model if self.model in rows else None

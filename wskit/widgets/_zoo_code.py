@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from wskit.widgets._zoo_table import COMPONENTS, TARGET, Range
+from wskit.widgets._zoo_parts import ESD, PLACES, SIZE
+from wskit.widgets._zoo_table import COMPONENTS, TARGET, Ranges
 from wskit.widgets._zoo_work import SEED, Evaluated, Recipe
 
 if TYPE_CHECKING:
     from wskit.widgets._zoo import ZooExplorer
-
-SIZE = (8.0, 6.4)  # of the figure of the chosen model, in inches
 
 
 def cell(panel: "ZooExplorer") -> str:
@@ -20,13 +19,12 @@ def cell(panel: "ZooExplorer") -> str:
         lines.append("import numpy as np")
     lines.append("import pandas as pd")
     if projected:
-        lines += [
-            "from sklearn.decomposition import PCA",
-            "from sklearn.pipeline import make_pipeline",
-            "from sklearn.preprocessing import StandardScaler",
-        ]
+        lines.append("from sklearn.decomposition import PCA")
     if evaluated:
         lines.append("from sklearn.model_selection import GroupKFold, cross_val_predict")
+    if projected:
+        lines.append("from sklearn.pipeline import make_pipeline")
+        lines.append("from sklearn.preprocessing import StandardScaler")
     modules = ["plots"]
     modules += [] if panel._own_features else ["features"]
     modules += ["predictors"] if evaluated else []
@@ -50,26 +48,30 @@ def cell(panel: "ZooExplorer") -> str:
         ]
     arguments = [f"x={panel.x!r}", f"y={panel.y!r}", f"colour={panel.colour!r}"]
     if inside := _inside(panel._ranges()):
-        lines.append(f"selected = {inside}")
+        lines.append(f"selected = {inside[0]}")
+        lines += [f"selected &= {each}" for each in inside[1:]]
         arguments.append("selected=selected")
     arguments.append(f"chosen={panel.model}")
     lines += ["ax = plots.plot_models(", "    table,", *(f"    {a}," for a in arguments), ")", ""]
-    return "\n".join([*lines, *_model(panel), *(_evaluation(panel, evaluated) if evaluated else [])])
+    return "\n".join(
+        [*lines, *_model(panel), *(_evaluation(panel, evaluated) if evaluated else [])]
+    )
 
 
 def _uses_components(panel: "ZooExplorer") -> bool:
-    used = {panel.x, panel.y, panel.colour, *panel._ranges()}
-    used |= set(panel._evaluated.ranges) if panel._evaluated else set()
+    used = {panel.x, panel.y, panel.colour}
+    if panel._evaluated:
+        used |= {name for name, limits in panel._evaluated.ranges if limits is not None}
     return not used.isdisjoint(COMPONENTS)
 
 
-def _inside(ranges: dict[str, Range]) -> str:
-    """Return the expression for what is in the ranges; empty if that is all."""
-    return " & ".join(
+def _inside(ranges: Ranges) -> list[str]:
+    """Return the expressions for what is in each range; none where that is all."""
+    return [
         f"table[{name!r}].between({limits[0]!r}, {limits[1]!r})"
-        for name, limits in ranges.items()
+        for name, limits in ranges
         if limits is not None
-    )
+    ]
 
 
 def _growth(recipe: Recipe) -> list[str]:
@@ -93,30 +95,38 @@ def _growth(recipe: Recipe) -> list[str]:
 def _model(panel: "ZooExplorer") -> list[str]:
     """Return the lines that draw the chosen model."""
     shown = panel._shown
-    lines = [f'fig = plt.figure(figsize={SIZE}, layout="constrained")']
+    places = ", ".join(str(PLACES[part]) for part in shown)
+    if not shown:
+        return []
+    lines = [
+        "with plt.rc_context(plots.STYLE):",
+        f"    fig = plt.figure(figsize={SIZE})",
+        f"    axs = {{i: fig.add_subplot(2, 2, i) for i in [{places}]}}",
+    ]
     if "curve" in shown:
         lines += [
             f'run = table[table["run"] == table["run"][{panel.model}]]',
-            f"plots.plot_training_curve(run, metric={shown['curve']!r}, ax=fig.add_subplot(2, 2, 1))",
+            f"plots.plot_training_curve(run, metric={shown['curve']!r}, ax=axs[1])",
         ]
     if "kernels" in shown or "spectrum" in shown:
         lines.append(f"weights = models.model({panel.model})")
     if "kernels" in shown:
-        tensor = f"weights[{shown['kernels']!r}].float().numpy()"
-        lines.append(f"plots.plot_kernels({tensor}, ax=fig.add_subplot(2, 2, 2))")
+        tensor = f"weights[{shown['kernels']!r}].float().cpu().numpy()"
+        lines.append(f"plots.plot_kernels({tensor}, name={shown['kernels']!r}, ax=axs[2])")
     if "spectrum" in shown:
         lines += [
-            f"s = spectra.spectra(weights, names=[{shown['spectrum']!r}], conv=\"unfold\")[0]",
-            'plots.plot_esd(s, scale="log-linear", bins=15, ax=fig.add_subplot(2, 2, 3))',
+            f's = spectra.spectra(weights, names=[{shown["spectrum"]!r}], conv="unfold")[0]',
+            f"plots.plot_esd(s, scale={ESD['scale']!r}, bins={ESD['bins']}, ax=axs[3])",
+            "axs[3].get_legend().remove()",
         ]
     return lines
 
 
 def _evaluation(panel: "ZooExplorer", evaluated: Evaluated) -> list[str]:
     """Return the lines that predict each model by an estimator that has not seen its run."""
-    inside = _inside(evaluated.ranges)
-    chosen = f"known & table[{TARGET!r}].notna()" + (f" & {inside}" if inside else "")
-    lines = ["", f"rows = np.flatnonzero({chosen})"]
+    lines = ["", f"usable = known & table[{TARGET!r}].notna()"]
+    lines += [f"usable &= {each}" for each in _inside(evaluated.ranges)]
+    lines.append("rows = np.flatnonzero(usable)")
     if not panel._own_estimator:
         lines.append("estimator = predictors.boosted_trees(random_state=0)")
     lines += [
@@ -130,5 +140,5 @@ def _evaluation(panel: "ZooExplorer", evaluated: Evaluated) -> list[str]:
     if evaluated.n_bins:
         lines.append(f"bins = predictors.calibration(y, predicted, n_bins={evaluated.n_bins})")
         options = f"calibration=bins, {options}"
-    lines.append(f"plots.plot_predictions(found, {options}, ax=fig.add_subplot(2, 2, 4))")
+    lines.append(f"plots.plot_predictions(found, {options}, ax=axs[4])")
     return lines

@@ -18,6 +18,7 @@ COMPONENTS = ["component 1", "component 2"]
 TARGET = "test_accuracy"
 
 Range = tuple[float, float] | None
+Ranges = tuple[tuple[str, Range], ...]  # of columns
 
 _CATEGORIES = 10  # texts that `plots.plot_models` has colours for
 _STOPS = 101  # of a range slider
@@ -32,11 +33,16 @@ def check_features(features: pd.DataFrame, zoo: Zoo) -> pd.DataFrame:
         raise ZooError(
             f"features need a row for each of the {len(zoo)} models, got {len(features)} rows."
         )
-    for name in features:
+    names = features.columns.tolist()
+    for name in names:
+        if not isinstance(name, str):
+            raise ZooError(f"the features' columns have texts for names, got {name!r}; rename it.")
+        if name in zoo.records or name in COMPONENTS or names.count(name) > 1:
+            raise ZooError(
+                f"column {name!r} of the features is there twice, or in the records too; rename it."
+            )
         if features[name].dtype.kind not in "biuf":
             raise ZooError(f"features are numbers, and column {name!r} holds others; leave it out.")
-        if name in zoo.records or name in COMPONENTS:
-            raise ZooError(f"column {name!r} of the features is in the records too; rename it.")
     return features.reset_index(drop=True)
 
 
@@ -52,12 +58,13 @@ def join(zoo: Zoo, features: pd.DataFrame) -> pd.DataFrame:
 
 def finite(features: pd.DataFrame) -> Bool[np.ndarray, " models"]:
     """Tell which models have all their features: diverged ones have not."""
-    return np.isfinite(features).all(axis=1).to_numpy()
+    return np.isfinite(features.to_numpy(float)).all(axis=1)
 
 
 def places(table: pd.DataFrame) -> list[str]:
     """Return the columns that can be an axis, the projection first."""
-    names = [name for name in table if table[name].dtype.kind in "iuf" and _known(table[name])]
+    every = map(str, table)
+    names = [name for name in every if table[name].dtype.kind in "iuf" and _known(table[name])]
     return sorted(names, key=lambda name: name not in COMPONENTS)
 
 
@@ -66,7 +73,7 @@ def colours(table: pd.DataFrame) -> list[str]:
     numbers = set(places(table))
     return [
         name
-        for name in table
+        for name in map(str, table)
         if name in numbers
         or (table[name].dtype.kind not in "iuf" and 0 < table[name].nunique() <= _CATEGORIES)
     ]
@@ -89,10 +96,10 @@ def stops(column: "pd.Series[float]") -> list[float]:
     return [float(v) for v in found]
 
 
-def selected(table: pd.DataFrame, ranges: Mapping[str, Range]) -> Bool[np.ndarray, " models"]:
+def selected(table: pd.DataFrame, ranges: Ranges) -> Bool[np.ndarray, " models"]:
     """Tell which models are in the range of each column; None is any."""
     mask = np.ones(len(table), bool)
-    for name, limits in ranges.items():
+    for name, limits in ranges:
         if limits is not None:
             mask &= table[name].between(*limits).to_numpy(bool)
     return mask
@@ -109,5 +116,5 @@ def largest_matrix(weights: Mapping[str, Tensor]) -> tuple[str, float]:
     listed = listed[(listed["reason"] == "") & (listed["n_matrices"] == 1)]
     if listed.empty:
         return "", 0.0
-    row = listed.loc[(listed["N"] * listed["M"]).idxmax()]
+    row = listed.iloc[int((listed["N"] * listed["M"]).to_numpy().argmax())]
     return str(row["name"]), float(row["M"] ** 2 * (row["N"] + 10 * row["M"]))

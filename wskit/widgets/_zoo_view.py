@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from wskit import plots
-from wskit.widgets._panel import Picture
+from wskit.widgets._panel import Picture, _thin_ticks
 from wskit.widgets._zoo_table import TARGET
 
 _DASH = "–"
@@ -52,6 +53,10 @@ class FigurePicture(Picture):
 
     def draw(self, description: str) -> None:
         """Show the figure as it is now."""
+        for ax in self._figure.axes:
+            if not hasattr(ax, "_colorbar"):  # which has a locator of its own
+                _thin_ticks(ax.xaxis)
+                _thin_ticks(ax.yaxis)
         buffer = io.BytesIO()
         with mpl.rc_context(plots.STYLE):
             self._canvas.print_png(buffer, metadata={"Software": None})
@@ -99,7 +104,7 @@ def _html(caption: str, head: list[str], rows: dict[str, list[str]]) -> str:
     )
 
 
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, int | float | np.number) and not isinstance(value, bool):
         return _DASH if np.isnan(value) else f"{value:.4g}"
     return _DASH if pd.isna(value) else str(value)

@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupKFold
 
 from wskit.errors import PredictorError, ZooError
 from wskit.predictors import calibration, run_groups, scores
-from wskit.widgets._zoo_table import TARGET, Range
+from wskit.widgets._zoo_table import TARGET, Ranges
 from wskit.zoo import MLP, SmallCNN, Zoo, concatenate, sample_hyperparameters, train_blocks
 
 FOLDS = 5
@@ -26,11 +26,11 @@ Report = Callable[[int, int], None]
 class Evaluated:
     """What was predicted, on which selection, and how good that is.
 
-    `ranges` are those of the selection, by column; `predictions` has the columns of those of
+    `ranges` are those of the selection; `predictions` has the columns of those of
     `wskit.predictors.Evaluation`.
     """
 
-    ranges: dict[str, Range]
+    ranges: Ranges
     predictions: pd.DataFrame
     scores: pd.DataFrame
     n_folds: int
@@ -49,7 +49,7 @@ def evaluate_rows(
     features: pd.DataFrame,
     estimator: Any,
     rows: Integer[np.ndarray, " rows"],
-    ranges: dict[str, Range],
+    ranges: Ranges,
     report: Report,
 ) -> Evaluated:
     """Predict each of these models by an estimator that was fitted to other runs."""
@@ -128,9 +128,10 @@ def grow(zoo: Zoo, network: Any, data: Any, recipe: Recipe, report: Report) -> Z
     blocks: list[Zoo] = []
     done = 0
     seeds = range(recipe.seed, recipe.seed + recipe.n)
-    options = {"seeds": seeds, "keep_epochs": recipe.keep_epochs}
     report(0, recipe.n)
-    for block in train_blocks(network, data, recipe.hyperparameters, **options):
+    for block in train_blocks(
+        network, data, recipe.hyperparameters, seeds=seeds, keep_epochs=recipe.keep_epochs
+    ):
         if not blocks:
             concatenate([zoo.select(slice(0, 1)), block])  # raises early if they do not fit
         blocks.append(block)
