@@ -20,7 +20,7 @@ def average(
     *,
     lazy: bool = False,
 ) -> Mapping[str, Tensor]:
-    r"""Average models, tensor by tensor: sum over i of c_i theta_i, with coefficients that sum to 1.
+    """Average models: the sum over i of c_i theta_i, with coefficients c_i that sum to 1.
 
     Each sum is made in float32 (in float64 where the models are) and rounded once. Every model is
     read once, and one tensor of one model is in memory at a time, beyond the result.

@@ -42,6 +42,8 @@ class Layout:
 
     Attributes
     ----------
+    label : str
+        What messages call the model: "model 1".
     shapes, dtypes : dict
         Of every tensor, in the model's order.
     ties : dict of str to str
@@ -57,6 +59,7 @@ class Layout:
         The vector's: float32, or float64 where a tensor is.
     """
 
+    label: str
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, torch.dtype]
     ties: dict[str, str]
@@ -79,7 +82,7 @@ class Layout:
         if weights.keys() != self.shapes.keys():
             here, there = set(self.shapes) - set(weights), set(weights) - set(self.shapes)
             name = min(here | there)
-            has, lacks = ("model 1", label) if name in here else (label, "model 1")
+            has, lacks = (self.label, label) if name in here else (label, self.label)
             raise AveragingError(
                 f"tensor {name!r} is in {has} and not in {lacks} ({len(here | there)} such names); "
                 "models of one architecture are needed."
@@ -88,13 +91,13 @@ class Layout:
             shape, dtype = header(weights, name, label)
             if shape != expected:
                 raise AveragingError(
-                    f"tensor {name!r} has the shape {expected} in model 1 and {tuple(shape)} in "
-                    f"{label}; models of one architecture are needed."
+                    f"tensor {name!r} has the shape {expected} in {self.label} and {tuple(shape)} "
+                    f"in {label}; models of one architecture are needed."
                 )
             if dtype != self.dtypes[name]:
                 raise AveragingError(
-                    f"tensor {name!r} is {self.dtypes[name]} in model 1 and {dtype} in {label}; "
-                    "convert one of the two models."
+                    f"tensor {name!r} is {self.dtypes[name]} in {self.label} and {dtype} in "
+                    f"{label}; convert one of the two models."
                 )
         told = ties(weights) if self.ties else {}
         for name, owner in self.ties.items():
@@ -102,14 +105,14 @@ class Layout:
                 weights[name], weights[owner]
             ):
                 raise AveragingError(
-                    f"tensors {name!r} and {owner!r} are tied in model 1 and differ in {label}; "
-                    "untie them in model 1 (clone one), or leave the other model out."
+                    f"tensors {name!r} and {owner!r} are tied in {self.label} and differ in "
+                    f"{label}; clone one of them in {self.label}, or leave the other model out."
                 )
         for name, first in self.others.items():
             if first.dtype is torch.bool and not torch.equal(first, weights[name].to(first.device)):
                 raise AveragingError(
-                    f"tensor {name!r}, a mask, differs between model 1 and {label}; models with "
-                    "one mask are needed."
+                    f"tensor {name!r}, a mask, differs between {self.label} and {label}; "
+                    "models with one mask are needed."
                 )
 
     def parts(
@@ -161,7 +164,7 @@ class Layout:
                 result[name] = others[owner]
             elif owner in self.spans and self.spans[owner].stop <= flat.shape[-1]:
                 values = flat[..., self.spans[owner]].to(self.dtypes[name])
-                result[name] = values.reshape(*flat.shape[:-1], *shape)
+                result[name] = values.reshape((*flat.shape[:-1], *shape))
         return result
 
     def copies(self, flat: Tensor) -> dict[str, Tensor]:
@@ -218,6 +221,7 @@ def layout_of(weights: Mapping[str, Tensor], label: str = "model 1") -> Layout:
         n_parameters = n_parameters if _is_statistic(name) else start
     exact = any(headers[name][1] is torch.float64 for name in floats)
     return Layout(
+        label=label,
         shapes={name: shape for name, (shape, _) in headers.items()},
         dtypes={name: dtype for name, (_, dtype) in headers.items()},
         ties=tied,

@@ -59,6 +59,9 @@ class SWAG:
         self._rank = rank
         self._n = 0
         self._layout: Layout | None = None
+        self._mean: Tensor
+        self._squares: Tensor  # of the parameters' distances from the mean, summed
+        self._deviations: Tensor  # a row a model; the oldest is written over
 
     @property
     def n_averaged(self) -> int:

@@ -264,6 +264,7 @@ class Trajectory:
         gram = torch.zeros(len(X), len(X), dtype=torch.float64, device=X.device)
         for columns in X.split(_COLUMNS, dim=1):
             centred = columns.double()
+            centred -= centred[0].clone()  # so that what never moves is 0, without rounding
             centred -= centred.mean(dim=0)
             gram.addmm_(centred, centred.mT)
         values, vectors = np.linalg.eigh(gram.cpu().numpy())
@@ -295,7 +296,7 @@ class Trajectory:
         }
 
     def _cumulative(self, every: int) -> Tensor:
-        """Sums S with S[i + every] = S[i] + x[i]: differences are sums over every so many rows."""
+        """Return S with S[i + every] = S[i] + x[i], whose differences are sums over a window."""
         if self._sums is None or self._sums[0] != every:
             _, record = self._recorded()
             n, size = record.shape
