@@ -9,9 +9,11 @@ import torch
 
 from wskit.exercises import (
     check_feature,
+    check_find_edge,
     check_marchenko_pastur_edge,
     check_permute_hidden,
     check_power_law_exponent,
+    check_update_cosine,
     check_weight_correlation,
 )
 from wskit.zoo import Zoo
@@ -212,3 +214,78 @@ def test_a_feature_that_tells_nothing_or_cheats_does_not(zoo, answer, message):
         verdict = check_feature(answer, zoo)
     assert not verdict.passed
     assert message in verdict.message
+
+
+def flat(w, base=None):
+    parts = [(w[n] - base[n] if base else w[n]).flatten() for n in w]
+    return torch.cat(parts)
+
+
+def cosine(u, v):
+    return (u @ v / u.norm() / v.norm()).item()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda a, b, base: cosine(flat(a, base), flat(b, base)), "as two vectors"),
+        (lambda a, b, base: cosine(flat(a), flat(b)), "this compares the weights"),
+        (lambda a, b, base: (flat(a, base) @ flat(b, base)).item(), "how long are they"),
+        (lambda a, b, base: np.arccos(cosine(flat(a, base), flat(b, base))), "this is the angle"),
+        (
+            lambda a, b, base: np.mean(
+                [cosine((a[n] - base[n]).flatten(), (b[n] - base[n]).flatten()) for n in a]
+            ),
+            "mean over the tensors",
+        ),
+        (lambda a, b, base: 0.1, "updates (3, 0, 4) and (0, 5, 12) gave 0.1"),
+        (lambda a, b, base: a, "return one number, not dict"),
+        (stub, "write the function"),
+    ],
+)
+def test_update_cosine(answer, message):
+    verdict = check_update_cosine(answer)
+    assert message in verdict.message
+    assert verdict.passed == (message == "as two vectors")
+
+
+def bisection(loss, level):
+    low, high = 0.0, 1.0
+    while loss(high) < level:
+        low, high = high, 4 * high
+    while high - low > 0.01 * low:
+        middle = (low + high) / 2
+        low, high = (middle, high) if loss(middle) < level else (low, middle)
+    return low
+
+
+def walk(loss, level):
+    alpha = 0.01
+    while loss(alpha) < level:
+        alpha *= 1.01
+    return alpha / 1.005
+
+
+def slow_bisection(loss, level):
+    low, high = 0.0, 1e6
+    while high - low > 0.01 * low:
+        middle = (low + high) / 2
+        low, high = (middle, high) if loss(middle) < level else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (bisection, "all edges are right, with "),
+        (walk, "200 questions were not enough"),
+        (slow_bisection, "At most 20 are the goal"),
+        (lambda loss, level: 1.0, "on ray 1 of 12 the answer was 1, which is 233.3% off"),
+        (lambda loss, level: None, "return one number"),
+        (stub, "write the function"),
+    ],
+)
+def test_find_edge(answer, message):
+    verdict = check_find_edge(answer)
+    assert message in verdict.message
+    assert verdict.passed == (answer is bisection)
