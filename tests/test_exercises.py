@@ -279,7 +279,7 @@ def slow_bisection(loss, level):
     [
         (bisection, "all edges are right, with "),
         (walk, "200 questions were not enough"),
-        (slow_bisection, "At most 20 are the goal"),
+        (slow_bisection, "At most 12 are the goal"),
         (lambda loss, level: 1.0, "on ray 1 of 12 the answer was 1, which is 233.3% off"),
         (lambda loss, level: None, "return one number"),
         (stub, "write the function"),

@@ -316,7 +316,7 @@ def check_find_edge(find_edge: object) -> Verdict:
     Returns
     -------
     Verdict
-        Passed with at most 20 calls on average, over rays of several shapes and edges from 0.3
+        Passed with at most 12 calls on average, over rays of several shapes and edges from 0.3
         to 200.
     """
     return _verdict(_find_edge, find_edge, "")
@@ -343,8 +343,8 @@ def _find_edge(find_edge: Callable[..., Any]) -> str:
             )
         counts.append(calls)
     words = f"{np.mean(counts):.1f} questions on average, {max(counts)} at most."
-    if np.mean(counts) > 20:
-        raise _AnswerError(f"all edges are right, with {words} At most 20 are the goal.")
+    if np.mean(counts) > 12:
+        raise _AnswerError(f"all edges are right, with {words} At most 12 are the goal.")
     return f"all edges are right, with {words}"
 
 

@@ -1,5 +1,12 @@
 """Results drawn on matplotlib Axes: a result in, Axes out; nothing is shown, nothing is saved."""
 
+from wskit.plots._landscape import (
+    plot_distance_matrix,
+    plot_loss_path,
+    plot_loss_plane,
+    plot_loss_simplex,
+    plot_model_map,
+)
 from wskit.plots._spectra import (
     EsdScale,
     plot_esd,
@@ -24,13 +31,18 @@ __all__ = [
     "STYLE",
     "EsdScale",
     "describe",
+    "plot_distance_matrix",
     "plot_esd",
     "plot_esd_evolution",
     "plot_importance",
     "plot_kernels",
     "plot_layers_grid",
     "plot_learning_curve",
+    "plot_loss_path",
+    "plot_loss_plane",
+    "plot_loss_simplex",
     "plot_metric_by_depth",
+    "plot_model_map",
     "plot_models",
     "plot_predictions",
     "plot_training_curve",
