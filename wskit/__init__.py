@@ -14,7 +14,7 @@ The map of the kit, from files up to the screen:
 `wskit.landscape`    losses on a path, on a plane, in a simplex; barrier, edges, sharpness
 `wskit.predictors`   accuracy from features: estimators, splits, scores (no torch)
 `wskit.plots`        results drawn on matplotlib Axes
-`wskit.widgets`      panels for JupyterLab: CheckpointPicker, EsdExplorer, ZooExplorer
+`wskit.widgets`      panels: CheckpointPicker, EsdExplorer, ZooExplorer, RegionExplorer
 `wskit.exercises`    the tutorials' self-checks
 =================  ==============================================================
 

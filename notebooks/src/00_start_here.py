@@ -37,9 +37,10 @@ N_SEEDS = 5  # the size knob: how many networks every claim is tried on
 # |---|---|---|
 # | **00** | What is weight space? *(this page)* | |
 # | **01** | Can one see in a layer's spectrum whether it was trained? | Martin and Mahoney 2021 |
+# | **02** | Can one read off the weights how accurate a network is? | Unterthiner et al. 2020 |
+# | **03** | Is what a network knows a place in weight space? | Gueta et al. 2023 |
 #
-# Pages on predicting accuracy from weights, on knowledge as a region, on stochastic weight
-# averaging and on model soups follow the same plan.
+# Pages on stochastic weight averaging and on model soups follow the same plan.
 
 # %% [markdown]
 # ## Real data
