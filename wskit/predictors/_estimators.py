@@ -161,8 +161,8 @@ def boosted_trees(library: Library = "sklearn", *, random_state: int | None = No
         raise PredictorError(f"library must be one of {get_args(Library)}, got {library!r}.")
     if library == "sklearn":
         return HistGradientBoostingRegressor(
-            learning_rate=0.1,
-            max_iter=200,
+            learning_rate=0.05,
+            max_iter=400,
             max_leaf_nodes=15,
             min_samples_leaf=10,
             max_features=0.25,
@@ -177,8 +177,8 @@ def boosted_trees(library: Library = "sklearn", *, random_state: int | None = No
             '`pip install lightgbm`, or take library="sklearn".'
         ) from error
     return lightgbm.LGBMRegressor(
-        learning_rate=0.1,
-        n_estimators=200,
+        learning_rate=0.05,
+        n_estimators=400,
         num_leaves=15,
         min_child_samples=10,
         colsample_bytree=0.25,
