@@ -1,0 +1,159 @@
+"""RegionExplorer in a small notebook: the point moved by keys, models, measures, the control."""
+
+import re
+
+import pytest
+from lab_kit import poll, run_all, shut_down
+
+NOTEBOOK = "region_explorer.ipynb"
+CELLS = [
+    """\
+import pandas as pd
+import torch
+from wskit import landscape, zoo
+draw = torch.Generator().manual_seed(0)
+shapes = zoo.MLP((64, 64, 64, 10)).shapes
+base = {k: torch.randn(s, generator=draw) / s[-1] ** 0.5 for k, s in shapes.items()}
+models = {
+    f"model_{i}": {k: W + 0.1 * torch.randn(W.shape, generator=draw) for k, W in base.items()}
+    for i in range(5)
+}
+x, y = torch.rand(200, 64, generator=draw), torch.arange(200) % 10
+evaluate = landscape.zoo_metrics(zoo.MLP((64, 64, 64, 10)), x, y)
+places = pd.DataFrame({"x": [1.0, 2.0, -1.0, 0.0, 1.0], "y": [0.0, 1.0, 2.0, -1.0, -2.0]})
+places["task"], places["set"] = list("aabbb"), list("uvuvu")""",
+    """\
+from wskit import widgets
+widgets.RegionExplorer(models, evaluate, base=base, map=places)""",
+]
+
+CONTROLS = [
+    ("combobox", "First model"),
+    ("combobox", "Second model"),
+    ("combobox", "Third model"),
+    ("combobox", "Landscape of"),
+    ("checkbox", "Random control"),
+    ("button", "Centre"),
+]
+
+
+@pytest.fixture(scope="module")
+def notebook(tab, lab):
+    lab.write(NOTEBOOK, *CELLS)
+    run_all(tab, lab, NOTEBOOK)
+    yield tab
+    shut_down(lab)
+
+
+@pytest.fixture
+def page(notebook):
+    """The page, which must have come through the test without an error."""
+    panel(notebook).scroll_into_view_if_needed()
+    yield notebook
+    assert notebook.problems == []
+
+
+def panel(page):
+    return page.locator(".wskit-region-explorer")
+
+
+def control(page, role, name):
+    # A button's name begins with its icon.
+    return panel(page).get_by_role(role, name=name, exact=role != "button")
+
+
+def shows(page, place, *words):
+    """Wait until a picture's description has these words: 0 the landscape, 1 the map."""
+
+    def found():
+        described = panel(page).locator("img").nth(place).get_attribute("alt")
+        return all(word in described for word in words)
+
+    poll(page, found, " and ".join(words))
+
+
+def says(page, text):
+    """Wait until the panel's status says so."""
+    status = panel(page).get_by_role("status")
+    poll(page, lambda: text in status.inner_text(), f"{text!r}")
+
+
+def numbers(page, name):
+    """Return what a row of the table says."""
+    row = panel(page).get_by_role("row").filter(has_text=re.compile(f"^{name}"))
+    return [float(cell) for cell in row.locator("td").all_inner_texts() if cell.strip()]
+
+
+def test_every_control_has_a_name(page):
+    for role, name in CONTROLS:
+        assert control(page, role, name).count() == 1, name
+    assert panel(page).get_by_role("slider").count() == 2
+    for text in ("Share of the first", "Share of the second"):
+        assert panel(page).get_by_text(text, exact=True).is_visible()
+    says(page, "The point is inside the triangle of model_0, model_1, model_2.")
+    shows(page, 0, "texts: model_0, model_1, model_2", "line 'point'")
+    shows(page, 1, "points 'a, u': 1", "line 'model_2'", "line 'base'")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_point_is_moved_by_keyboard(page, place):
+    name = f"share of the {('first', 'second')[place]}"
+    control(page, "button", "Centre").click()
+    poll(page, lambda: 0.32 < numbers(page, name)[0] < 0.34, "the centre")  # in steps of 0.01
+    before, picture = numbers(page, "loss"), panel(page).locator("img").first.get_attribute("src")
+    panel(page).get_by_role("slider").nth(place).focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    poll(page, lambda: numbers(page, name)[0] > 0.37, "the share to grow")
+    poll(page, lambda: numbers(page, "loss")[0] != before[0], "the loss to move")
+    assert numbers(page, "loss")[1:] == before[1:]
+    assert panel(page).locator("img").first.get_attribute("src") != picture
+
+
+def test_the_point_leaves_the_triangle(page):
+    panel(page).get_by_role("slider").first.focus()
+    page.keyboard.press("End")
+    says(page, "The point is outside the triangle of ")
+    poll(page, lambda: numbers(page, "share of the first") == [1.5], "the end of the slider")
+    control(page, "button", "Centre").click()
+    says(page, "The point is inside the triangle of ")
+
+
+def test_measure_and_control_are_chosen(page):
+    control(page, "combobox", "Landscape of").select_option("accuracy")
+    shows(page, 0, "Axes 'accuracy ")
+    control(page, "combobox", "Landscape of").select_option("loss")
+    shows(page, 0, "Axes 'loss ")
+    control(page, "checkbox", "Random control").check()
+    poll(page, lambda: len(numbers(page, "loss")) == 5, "the control's loss")
+    control(page, "checkbox", "Random control").uncheck()
+    poll(page, lambda: len(numbers(page, "loss")) == 4, "the control to go")
+
+
+def test_other_models_are_chosen(page):
+    control(page, "combobox", "Second model").select_option("model_4")
+    shows(page, 0, "texts: model_0, model_4, model_2")
+    shows(page, 1, "line 'model_4'")
+    says(page, "The point is inside the triangle of model_0, model_4, model_2.")
+    control(page, "combobox", "Second model").select_option("model_0")
+    says(page, "the three models lie on one line")
+    control(page, "combobox", "Second model").select_option("model_1")
+    says(page, "The point is inside the triangle of model_0, model_1, model_2.")
+
+
+@pytest.mark.parametrize("width", [700, 1300])
+def test_nothing_is_cut_off(page, width):
+    before = page.viewport_size
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.wait_for_timeout(500)
+    outside = page.evaluate(
+        """() => {
+            const panel = document.querySelector('.wskit-region-explorer');
+            const right = panel.getBoundingClientRect().right + 1;
+            return [...panel.querySelectorAll('img, select, button, input, .widget-box')]
+                .filter(part => part.getBoundingClientRect().right > right)
+                .map(part => part.outerHTML.slice(0, 80));
+        }"""
+    )
+    page.set_viewport_size(before)
+    assert outside == []

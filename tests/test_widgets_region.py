@@ -1,0 +1,309 @@
+"""RegionExplorer, driven by its traits and controls, without a browser."""
+
+import threading
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from test_widgets import PNG
+
+from wskit import plots
+from wskit.errors import LandscapeError
+from wskit.landscape import one_by_one
+from wskit.widgets import RegionExplorer
+
+NAMES = ["a_0", "b_$1", "c", "d"]
+MAP = pd.DataFrame(
+    {
+        "x": [1.0, -1.0, 0.0, 2.0],
+        "y": [0.0, 1.0, -1.0, 2.0],
+        "task": list("ttuu"),
+        "set": list("mnmn"),
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    before = plt.get_fignums()
+    yield
+    assert plt.get_fignums() == before
+
+
+@pytest.fixture(autouse=True)
+def no_layout(monkeypatch):
+    """Lay nothing out, which is half of the time; tests of the plots and in the browser do."""
+    monkeypatch.setattr(Figure, "set_layout_engine", lambda *_, **__: None)
+
+
+def measures(weights):
+    w = weights["w"]
+    return {"loss": w.square().sum() + 0.1, "accuracy on t": torch.exp(-w.square().sum())}
+
+
+EVALUATE = one_by_one(measures)
+MODELS = {
+    name: {"w": torch.tensor(w)}
+    for name, w in zip(
+        NAMES,
+        ([0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [1.0, 2.0, 1.0], [2.0, 0.0, 3.0]),
+        strict=True,
+    )
+}
+BASE = {"w": torch.zeros(3)}
+
+
+@pytest.fixture
+def panel():
+    panel = RegionExplorer(MODELS, EVALUATE, base=BASE, map=MAP, resolution=9)
+    panel.wait()
+    yield panel
+    panel.close()
+
+
+def controls(box):
+    for child in getattr(box, "children", ()):
+        if hasattr(child, "description"):
+            yield child
+        yield from controls(child)
+
+
+def control(panel, description):
+    return next(c for c in controls(panel) if c.description == description)
+
+
+def run_code(panel, **names):
+    """Run the panel's cell, and compare what it made with the panel."""
+    scope = {"models": panel.models, "evaluate": panel.evaluate} | names
+    exec(panel.code(), scope)
+    try:
+        drawn = [plots.describe(scope[key]) for key in ("fig", "map_fig") if key in scope]
+        assert "\n".join([*drawn, scope["numbers"].to_string()]) == panel.describe()
+        if panel.landscape is not None:
+            for name, values in panel.landscape.measures.items():
+                np.testing.assert_allclose(scope["found"].measures[name], values, rtol=1e-6)
+    finally:
+        for key in ("fig", "map_fig"):
+            plt.close(scope.get(key))
+
+
+# -- what is shown ----------------------------------------------------------------------------
+
+
+def test_it_begins_at_the_centre_of_the_first_three(panel):
+    assert panel.chosen == NAMES[:3]
+    np.testing.assert_allclose(panel.coefficients, [1 / 3] * 3)
+    assert list(panel.numbers.index) == ["point", *NAMES[:3]]
+    centre = np.array([1, 2 / 3, 1])
+    np.testing.assert_allclose(panel.numbers.loss["point"], centre @ centre + 0.1, rtol=1e-6)
+    np.testing.assert_allclose(panel.numbers.loss[NAMES[:3]], [1.1, 5.1, 6.1], rtol=1e-6)
+    assert panel.message == "The point is inside the triangle of a_0, b_$1, c."
+    assert panel.status == "done"
+
+
+def test_the_point_moves_and_its_measures_with_it(panel):
+    background = panel.landscape
+    panel.c1, panel.c2 = 1.2, 0.3
+    w = 1.2 * np.array([0, 0, 1]) + 0.3 * np.array([2, 0, 1]) - 0.5 * np.array([1, 2, 1])
+    np.testing.assert_allclose(panel.numbers.loss["point"], w @ w + 0.1, rtol=1e-5)
+    accuracy = panel.numbers["accuracy on t"]["point"]
+    np.testing.assert_allclose(accuracy, np.exp(-w @ w), rtol=1e-5)
+    assert f"{w @ w + 0.1:.4g}" in panel._table.value
+    assert panel.message.startswith("The point is outside the triangle of ")
+    assert panel.landscape is background
+    point = next(line for line in panel.ax.get_lines() if line.get_gid() == "point")
+    np.testing.assert_allclose(point.get_xydata()[0], panel.coefficients @ background.corners)
+
+
+def test_the_moved_picture_is_the_one_drawn_anew(panel):
+    panel.c1 = 0.9
+    moved = panel._picture.png
+    panel._draw_plane()
+    assert panel._picture.png == moved
+    assert moved.startswith(PNG)
+
+
+def test_a_point_beyond_the_picture_is_said_to_be(panel):
+    panel.c1 = panel.c2 = 1.5
+    assert panel.message.endswith(", beyond the picture.")
+
+
+def test_the_landscape_is_that_of_the_plane(panel):
+    found = panel.landscape
+    assert found.losses.shape == (9, 9)
+    x, y = np.meshgrid(found.x, found.y)  # the plane's axes are those of w here
+    np.testing.assert_allclose(found.losses, x**2 + y**2 + 1.1, rtol=1e-5)
+
+
+def test_other_models_are_chosen(panel):
+    control(panel, "Third model").value = "d"
+    panel.wait()
+    assert panel.chosen == ["a_0", "b_$1", "d"]
+    assert panel.landscape.names == ("a_0", "b_$1", "d")
+    assert list(panel.numbers.index) == ["point", "a_0", "b_$1", "d"]
+    marked = {line.get_label() for line in panel.map_ax.get_lines()}
+    assert marked == {"a_0", "b_$1", "d", "base"}
+
+
+def test_another_measure_is_drawn(panel):
+    control(panel, "Landscape of").value = "accuracy on t"
+    assert panel.ax.get_title(loc="left").startswith("accuracy on t ")
+
+
+def test_the_random_control_is_as_far_from_the_base(panel):
+    control(panel, "Random control").value = True
+    # The loss here is |w|^2 + 0.1 and the base is 0: at one distance it is the same.
+    for panel.c1 in (0.2, 1.4):
+        at_random, at_point = panel.numbers.loss["random"], panel.numbers.loss["point"]
+        np.testing.assert_allclose(at_random, at_point, rtol=1e-5)
+    panel.show_random = False
+    assert "random" not in panel.numbers.index
+
+
+def test_the_centre_is_a_click_away(panel):
+    panel.c1 = -0.5
+    control(panel, "Centre").click()
+    np.testing.assert_allclose(panel.coefficients, [1 / 3] * 3)
+
+
+def test_every_control_has_a_label(panel):
+    found = list(controls(panel))
+    assert all(
+        c.description
+        for c in found
+        if not isinstance(c, ipywidgets.HTML | ipywidgets.FloatProgress)
+    )
+    assert {"First model", "Share of the first", "Share of the second", "Cancel"} <= {
+        c.description for c in found
+    }
+
+
+def test_a_page_without_a_kernel_shows_picture_and_words(panel):
+    bundle = panel._repr_mimebundle_()
+    assert bundle["text/plain"] == panel.describe()
+    assert "image/png" in bundle
+    assert panel.static_image().startswith(PNG)
+
+
+# -- the cell ---------------------------------------------------------------------------------
+
+
+def test_the_cell_gives_what_the_panel_shows(panel):
+    run_code(panel, map=MAP, base=BASE)
+    panel.c1, panel.c2, panel.measure, panel.show_random = 0.7, -0.2, "accuracy on t", True
+    panel.first = "d"
+    panel.wait()
+    run_code(panel, map=MAP, base=BASE)
+
+
+def test_the_cell_without_map_and_base():
+    panel = RegionExplorer(list(MODELS.values()), EVALUATE, resolution=4)
+    panel.wait()
+    assert panel.chosen == [0, 1, 2]
+    assert panel.map_ax is None
+    run_code(panel)
+    panel.close()
+
+
+def test_the_cell_with_a_map_and_no_base():
+    panel = RegionExplorer(MODELS, EVALUATE, map=MAP[["x", "y"]], resolution=4)
+    panel.wait()
+    run_code(panel, map=MAP[["x", "y"]])
+    panel.close()
+
+
+# -- work in a thread -------------------------------------------------------------------------
+
+
+def test_the_landscape_is_cancelled_and_the_point_still_moves():
+    go, calls = threading.Event(), []
+
+    def slow(stacked):
+        if threading.current_thread().name == "wskit-panel":
+            calls.append(len(stacked["w"]))
+            assert go.wait(30)
+        return EVALUATE(stacked)
+
+    panel = RegionExplorer(MODELS, slow, resolution=9)
+    assert (panel.status, panel.message) == ("running", "Computing the landscape, 7 × 7 points.")
+    panel.c1 = 0.5
+    w = np.array([5 / 6, 1 / 3, 1])
+    np.testing.assert_allclose(panel.numbers.loss["point"], w @ w + 0.1, rtol=1e-6)
+    assert panel.status == "running"
+    control(panel, "Cancel").click()
+    assert (panel.status, panel.message) == ("cancelled", "Cancelled.")
+    go.set()
+    panel._thread.join(30)
+    assert panel.landscape is None
+    assert "not evaluated yet" in panel.ax.get_title(loc="left")
+    panel.close()
+
+
+# -- what goes wrong --------------------------------------------------------------------------
+
+
+def test_three_models_on_a_line_are_said_to_be_and_others_are_shown_again(panel):
+    panel.third = "b_$1"
+    assert panel.status == "failed"
+    assert panel.message.startswith("the three models lie on one line (or two are equal)")
+    assert panel.landscape is None
+    panel.c1 = 0.25  # there is a point, but no plane
+    assert panel.numbers.loss["point"] == pytest.approx(0.75**2 * 4 + 1.1)
+    panel.third = "d"
+    panel.wait()
+    assert panel.status == "done"
+    assert panel.landscape is not None
+
+
+def test_an_evaluation_that_fails_is_said_in_one_sentence():
+    broken = []
+
+    def fragile(stacked):
+        if broken:
+            raise LandscapeError("the images are gone.")
+        return EVALUATE(stacked)
+
+    panel = RegionExplorer(MODELS, fragile, resolution=4)
+    panel.wait()
+    broken.append(True)
+    panel.c1 = 0.4
+    assert (panel.status, panel.message) == ("failed", "the images are gone.")
+    panel.first = "d"
+    assert (panel.status, panel.message) == ("failed", "the images are gone.")
+    panel.close()
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "message"),
+    [
+        ("first", "e", r"There is no model 'e'; choose one of \['a_0', "),
+        ("measure", "f1", r"There is no measure 'f1'; choose one of \['loss', 'accuracy on t'\]"),
+    ],
+)
+def test_what_is_not_there_cannot_be_chosen(panel, trait, value, message):
+    with pytest.raises(LandscapeError, match=message):
+        setattr(panel, trait, value)
+
+
+def test_the_random_control_needs_a_base():
+    panel = RegionExplorer(MODELS, EVALUATE, resolution=4)
+    assert control(panel, "Random control").disabled
+    with pytest.raises(LandscapeError, match="The random control needs the base"):
+        panel.show_random = True
+    panel.wait()
+    panel.close()
+
+
+def test_what_cannot_be_explored_is_refused():
+    with pytest.raises(LandscapeError, match="a triangle needs three models, got 2"):
+        RegionExplorer(list(MODELS.values())[:2], EVALUATE)
+    with pytest.raises(LandscapeError, match="a row for each of the 4 models"):
+        RegionExplorer(MODELS, EVALUATE, map=MAP[:2])
+    with pytest.raises(LandscapeError, match="resolution must be at least 2, got 1"):
+        RegionExplorer(MODELS, EVALUATE, resolution=1)
+    with pytest.raises(LandscapeError, match="'w' has the shape"):
+        RegionExplorer([*list(MODELS.values())[:2], {"w": torch.zeros(2)}], EVALUATE)
