@@ -84,7 +84,8 @@ class Panel(widgets.VBox):
         )
         self._message_view.layout.flex = "0 1 auto"
         state = [self._message_view, self._busy_view]
-        self._state_view = widgets.HBox(state, layout={"align_items": "center", "flex": "1 1 20em"})
+        room = {"align_items": "center", "flex": "1 1 20em", "flex_flow": "row wrap"}
+        self._state_view = widgets.HBox(state, layout=room)
         traitlets.dlink((self, "progress"), (bar, "value"))
         self.observe(self._show_state, ["status", "message"])
 

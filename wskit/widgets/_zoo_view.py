@@ -97,10 +97,10 @@ def _html(caption: str, head: list[str], rows: dict[str, list[str]]) -> str:
         for key, cells in rows.items()
     )
     return (
-        '<table style="margin-left:1em;line-height:1.5">'
+        '<div style="overflow-x:auto"><table style="margin-left:1em;line-height:1.5">'
         f'<caption style="text-align:left"><b>{html.escape(caption)}</b></caption>'
         + (f"<thead><tr><td></td>{titles}</tr></thead>" if head else "")
-        + f"<tbody>{body}</tbody></table>"
+        + f"<tbody>{body}</tbody></table></div>"
     )
 
 
