@@ -7,16 +7,14 @@ a notebook.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from wskit import predictors
-from wskit.features import weight_statistics
-from wskit.zoo import Zoo
+if TYPE_CHECKING:
+    from wskit.zoo import Zoo
 
 __all__ = [
     "Verdict",
@@ -223,7 +221,7 @@ def _weight_correlation(correlation_of: Callable[..., Any]) -> None:
         raise _AnswerError("neurons whose weights are all zero must change nothing.")
 
 
-def check_feature(design: object, zoo: Zoo) -> Verdict:
+def check_feature(design: object, zoo: "Zoo") -> Verdict:
     """Check exercise 2.2: ``design(models)`` tells more than the statistics of the weights alone.
 
     Parameters
@@ -243,7 +241,14 @@ def check_feature(design: object, zoo: Zoo) -> Verdict:
     return _verdict(lambda answer: _feature(answer, zoo), design, "")
 
 
-def _feature(design: Callable[..., Any], zoo: Zoo) -> str:
+def _feature(design: Callable[..., Any], zoo: "Zoo") -> str:
+    # Here, as they load scikit-learn: the other tutorials' checks need none of it.
+    import pandas as pd
+
+    from wskit import predictors
+    from wskit.features import weight_statistics
+    from wskit.zoo import Zoo
+
     found = np.asarray(design(Zoo(zoo.weights, zoo.records[["activation"]].copy())), dtype=float)
     if found.ndim not in (1, 2) or len(found) != len(zoo):
         raise _AnswerError(
