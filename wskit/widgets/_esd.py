@@ -31,7 +31,8 @@ from wskit.widgets._esd_weights import (
     read,
     watched,
 )
-from wskit.widgets._panel import ROW, Panel, Picture, Task, button, labelled
+from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+from wskit.widgets._picture import Picture
 
 # Floating-point operations that take about 0.3 s on one slow core: above, a thread does the work.
 _INLINE_OPERATIONS = 5e9

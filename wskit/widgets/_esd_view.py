@@ -9,18 +9,13 @@ import pandas as pd
 
 from wskit.fits import PowerLawFit
 from wskit.widgets._esd_weights import Reading, size_text
+from wskit.widgets._tables import DASH, list_lines, list_style
 
-_DASH = "–"
 _NAME_LETTERS = 30  # of a row of the layer table; of a longer name the middle is left out
 
-STYLE = """<style>
-.wskit-layers { flex-direction: column; align-items: stretch; }
-.wskit-layers > label.widget-label { text-align: left; width: auto; max-width: none; }
-.wskit-layers > label.widget-label, .wskit-layers select {
-  font-family: var(--jp-code-font-family, monospace); font-size: 13px; padding: 0 6px; }
-.wskit-layers select { flex: none; overflow-x: auto; padding: 2px 0; }
-.wskit-layers option { padding: 1px 5px; }
-.wskit-esd-explorer a { color: var(--jp-content-link-color, #0366d6); text-decoration: underline; }
+STYLE = f"""<style>{list_style("wskit-layers")}
+.wskit-esd-explorer a {{
+  color: var(--jp-content-link-color, #0366d6); text-decoration: underline; }}
 </style>"""
 
 
@@ -34,7 +29,7 @@ def number_table(columns: Mapping[str, tuple[Reading, PowerLawFit | None]]) -> s
     style = 'style="text-align:left;font-weight:normal;padding-right:1.5em"'
     rows = "".join(
         f'<tr><th scope="row" {style}>{key}</th>'
-        + "".join(f"<td {style}>{column[key] or _DASH}</td>" for column in numbers)
+        + "".join(f"<td {style}>{column[key] or DASH}</td>" for column in numbers)
         + "</tr>"
         for key in numbers[0]
     )
@@ -94,20 +89,11 @@ def layer_rows(table: pd.DataFrame) -> tuple[str, list[str]]:
     columns = {
         "Layer": [_shorten(name) for name in table["name"]],
         "N × M": [size_text(row) for row in table.itertuples()],
-        "α": [_DASH if pd.isna(alpha) else f"{alpha:.2f}" for alpha in table["alpha"]],
-        "spikes": [_DASH if pd.isna(n) else f"{n}" for n in table["n_spikes"]],
-        "phase": [phase or _DASH for phase in table["phase"]],
+        "α": [DASH if pd.isna(alpha) else f"{alpha:.2f}" for alpha in table["alpha"]],
+        "spikes": [DASH if pd.isna(n) else f"{n}" for n in table["n_spikes"]],
+        "phase": [phase or DASH for phase in table["phase"]],
     }
-    left = ("Layer", "phase")
-    padded = []
-    for title, values in columns.items():
-        width = max(map(len, [title, *values]))
-        align = str.ljust if title in left else str.rjust
-        padded.append([align(text, width) for text in [title, *values]])
-    # Browsers would draw several spaces as one.
-    heading, *rows = ("  ".join(parts).rstrip().replace(" ", "\N{NO-BREAK SPACE}")
-                      for parts in zip(*padded, strict=True))  # fmt: skip
-    return heading, rows
+    return list_lines(columns, left=("Layer", "phase"))
 
 
 def _shorten(name: str) -> str:

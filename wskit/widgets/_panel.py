@@ -1,10 +1,9 @@
-"""What all panels share: status, work in a thread with progress and cancel, pictures."""
+"""What all panels share: status, work in a thread with progress and cancel."""
 
 import asyncio
 import base64
 import contextlib
 import html
-import io
 import logging
 import threading
 import time
@@ -12,22 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
-import matplotlib as mpl
-import numpy as np
 import traitlets
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
-from wskit import plots
 from wskit.errors import WskitError
 
 _log = logging.getLogger("wskit")
 
 _REPORT_EVERY = 0.1  # seconds between two progress messages to the browser
-_TITLE_LETTERS = 58  # of a picture's width; a longer title is set smaller
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
 
 
@@ -204,72 +194,6 @@ class Panel(widgets.VBox):
         if image := self.static_image():
             bundle["image/png"] = base64.b64encode(image).decode()
         return bundle
-
-
-class Picture(widgets.HTML):
-    """A figure shown as an image with alternative text.
-
-    The one figure is drawn again and again: its canvas remembers how its texts are laid out,
-    which is most of the work of drawing it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        with mpl.rc_context(plots.STYLE | {"figure.constrained_layout.use": False}):
-            self._figure = Figure(figsize=(6.4, 5.0))
-        self._canvas = FigureCanvasAgg(self._figure)
-        width, height = self._canvas.get_width_height()
-        size = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height}"
-        self._style = f"display:block;{size}"
-        self.blank()
-
-    def new_axes(self) -> Axes:
-        """Return new Axes to draw on, in place of the former ones."""
-        self._figure.clear()
-        # Fixed margins: laying the figure out anew at each step would double the time. Above the
-        # Axes there is room for a legend of four rows: among the data it would hide some of them.
-        self._figure.subplots_adjust(left=0.15, right=0.97, bottom=0.122, top=0.71)
-        return self._figure.add_subplot()
-
-    def blank(self) -> None:
-        """Leave the picture's place empty."""
-        self.png = b""
-        self.value = f'<div style="{self._style}"></div>'
-
-    def draw(self, description: str) -> None:
-        """Show the Axes as they are now."""
-        for ax in self._figure.axes:
-            _thin_ticks(ax.xaxis)
-            _thin_ticks(ax.yaxis)
-            title = ax.get_title(loc="left")
-            size = 12 * min(1.0, _TITLE_LETTERS / max(len(title), 1))
-            rows = -(-len(ax.get_legend_handles_labels()[0]) // 2)
-            # A tensor's name is no formula, whatever dollar signs are in it.
-            ax.set_title(title, loc="left", pad=21 * rows, fontsize=size, parse_math=False)
-            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
-        buffer = io.BytesIO()
-        # savefig would draw twice, the first time to lay the figure out.
-        self._canvas.print_png(buffer, metadata={"Software": None})
-        self.png = buffer.getvalue()
-        source = base64.b64encode(self.png).decode()
-        self.value = (
-            f'<img alt="{html.escape(description)}" src="data:image/png;base64,{source}" '
-            f'style="{self._style};border-radius:4px">'
-        )
-
-
-def _thin_ticks(axis: Axis) -> None:
-    """Drop the minor ticks of a logarithmic axis: each costs as much as a line of text.
-
-    Where few powers of ten are left, 1, 2 and 5 of each decade are written out.
-    """
-    if axis.get_scale() != "log":
-        return
-    low, high = axis.get_view_interval()
-    if np.log10(high / low) < 2.5:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter("{x:g}")
-    axis.set_minor_locator(NullLocator())
 
 
 def button(description: str, icon: str, action: Callable[[], None]) -> widgets.Button:

@@ -1,7 +1,5 @@
 """What RegionExplorer shows: a picture whose one point moves fast, and a table of numbers."""
 
-import base64
-import html
 import io
 
 import matplotlib as mpl
@@ -13,7 +11,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from wskit import plots
-from wskit.widgets._zoo_view import FigurePicture, _html, _text
+from wskit.widgets._picture import FigurePicture
+from wskit.widgets._tables import cell_text, html_table
 
 
 class PointPicture(FigurePicture):
@@ -39,13 +38,7 @@ class PointPicture(FigurePicture):
         buffer = io.BytesIO()
         pixels = np.asarray(self._canvas.buffer_rgba())
         mpl.image.imsave(buffer, pixels, format="png", pil_kwargs={"compress_level": 1})
-        self.png = buffer.getvalue()
-        source = base64.b64encode(self.png).decode()
-        description = html.escape(plots.describe(self._point.axes))
-        self.value = (
-            f'<img alt="{description}" src="data:image/png;base64,{source}" '
-            f'style="{self._style};border-radius:4px">'
-        )
+        self.show(buffer.getvalue(), plots.describe(self._point.axes))
 
 
 def number_table(numbers: pd.DataFrame, shares: ArrayLike) -> str:
@@ -53,8 +46,8 @@ def number_table(numbers: pd.DataFrame, shares: ArrayLike) -> str:
     columns = [str(name) for name in numbers.index]
     rest = [""] * (len(columns) - 1)
     rows = {
-        f"share of the {which}": [_text(round(float(share), 4)), *rest]
+        f"share of the {which}": [cell_text(round(float(share), 4)), *rest]
         for which, share in zip(("first", "second", "third"), np.asarray(shares), strict=True)
     }
-    rows |= {str(name): [_text(value) for value in numbers[name]] for name in numbers}
-    return _html("At the point and at the models", columns, rows)
+    rows |= {str(name): [cell_text(value) for value in numbers[name]] for name in numbers}
+    return html_table("At the point and at the models", columns, rows)

@@ -23,6 +23,7 @@ from wskit.predictors import boosted_trees
 from wskit.widgets import _zoo_table as tables
 from wskit.widgets import _zoo_view as view
 from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+from wskit.widgets._picture import FigurePicture
 from wskit.widgets._zoo_code import cell
 from wskit.widgets._zoo_parts import PLACES, SIZE, parts
 from wskit.widgets._zoo_table import TARGET, Range, Ranges
@@ -253,8 +254,8 @@ class ZooExplorer(Panel):
             actions += [train, more]
         for each in (everything, *self._buttons):
             each.layout.width = "max-content"
-        self._picture = view.FigurePicture(6.4, 5.0)
-        self._panels = view.FigurePicture(*SIZE)
+        self._picture = FigurePicture(6.4, 5.0)
+        self._panels = FigurePicture(*SIZE)
         self._numbers, self._scores = widgets.HTML(), widgets.HTML()
         self._offer()
         for name, control in self._columns.items():
