@@ -1,6 +1,5 @@
 """Pictures of landscapes: what is drawn is what the results say."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,11 +19,7 @@ def ax():
     return Figure(layout="constrained").subplots()
 
 
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    before = plt.get_fignums()
-    yield
-    assert plt.get_fignums() == before
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open")
 
 
 def texts(ax):

@@ -17,11 +17,7 @@ def ax():
     return Figure(layout="constrained").subplots()
 
 
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    before = plt.get_fignums()
-    yield
-    assert plt.get_fignums() == before
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open")
 
 
 def features(n=80, seed=0):

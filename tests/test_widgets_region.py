@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 from test_widgets import PNG
 
 from wskit import plots
@@ -27,17 +26,7 @@ MAP = pd.DataFrame(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    before = plt.get_fignums()
-    yield
-    assert plt.get_fignums() == before
-
-
-@pytest.fixture(autouse=True)
-def no_layout(monkeypatch):
-    """Lay nothing out, which is half of the time; tests of the plots and in the browser do."""
-    monkeypatch.setattr(Figure, "set_layout_engine", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open", "no_layout")
 
 
 def measures(weights):

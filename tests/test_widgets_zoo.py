@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
@@ -30,17 +29,7 @@ NETWORK = MLP((64, 4, 10))
 LINEAR = make_pipeline(StandardScaler(), Ridge())
 
 
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    before = plt.get_fignums()
-    yield
-    assert plt.get_fignums() == before
-
-
-@pytest.fixture(autouse=True)
-def no_layout(monkeypatch):
-    """Lay nothing out, which is half of the time; tests of the plots and in the browser do."""
-    monkeypatch.setattr(Figure, "set_layout_engine", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open", "no_layout")
 
 
 def make_zoo(n_runs=15, n_epochs=2, seed=0):

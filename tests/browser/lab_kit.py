@@ -167,3 +167,25 @@ def poll(page, condition, what, *, timeout=WAIT, every=100):
         assert time.monotonic() < end, f"waited in vain for {what}"
         page.wait_for_timeout(every)
     return value
+
+
+def control(panel, role, name):
+    """A control of a panel; a button's name begins with its icon."""
+    return panel.get_by_role(role, name=name, exact=role != "button")
+
+
+def says(page, panel, text):
+    """Wait until the panel's status says so, in one sentence."""
+    status = panel.get_by_role("status")
+    poll(page, lambda: text in status.inner_text(), f"{text!r}")
+    assert "\n" not in status.inner_text().strip()
+
+
+def shows(page, panel, place, *words):
+    """Wait until the description of the panel's picture number `place` has these words in it."""
+
+    def found():
+        described = panel.locator("img").nth(place).get_attribute("alt")
+        return all(word in described for word in words)
+
+    poll(page, found, " and ".join(words))

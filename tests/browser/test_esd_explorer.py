@@ -5,7 +5,7 @@ import statistics
 import time
 
 import pytest
-from lab_kit import poll, run_all, shut_down
+from lab_kit import control, poll, run_all, shut_down
 
 NOTEBOOK = "01_esd.ipynb"
 SIZES, QUICK = "N_SEEDS, EPOCHS = 5, 20", "N_SEEDS, EPOCHS = 2, 5"
@@ -46,11 +46,6 @@ def panel(page):
     return page.locator(".wskit-esd-explorer")
 
 
-def control(page, role, name):
-    # A button's name begins with its icon.
-    return panel(page).get_by_role(role, name=name, exact=role != "button")
-
-
 def description(page):
     return panel(page).locator("img").get_attribute("alt")
 
@@ -84,13 +79,13 @@ def test_the_slider_moves_number_and_picture_by_keyboard(page):
     assert number(page, "α") != before[1]
     assert f"xmin = {number(page, 'xmin'):.3g}" in description(page)
     assert "best xmin" in description(page)
-    assert control(page, "spinbutton", "xmin").input_value() == f"{number(page, 'xmin'):g}"
+    assert control(panel(page), "spinbutton", "xmin").input_value() == f"{number(page, 'xmin'):g}"
 
 
 def test_every_control_has_a_name_and_tab_reaches_it(page):
     for role, name in CONTROLS:
-        assert control(page, role, name).count() == 1, name
-    control(page, "combobox", "Layer").focus()
+        assert control(panel(page), role, name).count() == 1, name
+    control(panel(page), "combobox", "Layer").focus()
     reached = []
     for _ in range(len(CONTROLS) + 1):  # one more: the slider's handle, which has no name
         page.evaluate("window.reached = document.activeElement")
@@ -108,7 +103,7 @@ def test_every_control_has_a_name_and_tab_reaches_it(page):
 
 def test_every_control_changes_the_picture(page):
     def choose(name):
-        box = control(page, "combobox", name)
+        box = control(panel(page), "combobox", name)
         options = box.locator("option").all_inner_texts()
         chosen = box.evaluate("box => box.selectedOptions[0].innerText")
         other = next(option for option in options if option != chosen)
@@ -119,7 +114,7 @@ def test_every_control_changes_the_picture(page):
     choose("Axes")
 
     def enter(name, value):
-        box = control(page, "spinbutton", name)
+        box = control(panel(page), "spinbutton", name)
         box.fill(value)
         box.press("Enter")
 
@@ -128,7 +123,7 @@ def test_every_control_changes_the_picture(page):
     low = number(page, "best xmin") / 2
     changed(page, lambda: enter("xmin", f"{low:.4g}"))
     assert number(page, "xmin") == pytest.approx(low, rel=1e-3)
-    changed(page, control(page, "button", "Best xmin").click)
+    changed(page, control(panel(page), "button", "Best xmin").click)
     poll(page, lambda: number(page, "xmin") == number(page, "best xmin"), "the best xmin")
     for name, text in [
         ("Power law", "power law"),
@@ -136,20 +131,20 @@ def test_every_control_changes_the_picture(page):
         ("Shuffled weights", "shuffled weights"),
     ]:
         shown = text in description(page)
-        control(page, "checkbox", name).focus()
+        control(panel(page), "checkbox", name).focus()
         changed(page, press(page, "Space"))
         assert (text in description(page)) != shown
         changed(page, press(page, "Space"))
 
 
 def test_an_xmin_out_of_range_is_one_sentence(page):
-    box = control(page, "spinbutton", "xmin")
+    box = control(panel(page), "spinbutton", "xmin")
     box.fill("1e9")
     box.press("Enter")
     status = panel(page).get_by_role("status")
     poll(page, lambda: "choose an xmin below" in status.inner_text(), "the sentence")
     assert "\n" not in status.inner_text().strip()
-    control(page, "button", "Best xmin").click()
+    control(panel(page), "button", "Best xmin").click()
     poll(page, lambda: status.inner_text() == "", "the sentence to go")
 
 

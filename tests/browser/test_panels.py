@@ -4,7 +4,7 @@ import pytest
 import torch
 from data_site import describe as write_manifest
 from data_site import resource
-from lab_kit import poll, run_all, shut_down
+from lab_kit import poll, run_all, says, shows, shut_down
 
 from wskit.checkpoints import save_weights
 
@@ -57,13 +57,6 @@ def picker(page):
     panel = page.locator(".wskit-checkpoint-picker")
     panel.scroll_into_view_if_needed()
     return panel
-
-
-def says(page, panel, text):
-    """Wait until the panel's status says so."""
-    status = panel.get_by_role("status")
-    poll(page, lambda: text in status.inner_text(), f"{text!r}")
-    assert "\n" not in status.inner_text().strip()
 
 
 def test_an_entry_is_described_fetched_from_the_mirror_and_opened(page, picker):
@@ -136,27 +129,20 @@ def test_a_training_run_is_gone_through_and_a_row_of_the_table_chosen(page):
     panel = page.locator(".wskit-esd-explorer").last
     panel.scroll_into_view_if_needed()
 
-    def shows(*words):
-        def found():
-            described = panel.locator("img").get_attribute("alt")
-            return all(word in described for word in words)
-
-        poll(page, found, " and ".join(words))
-
-    shows("'step 0'", "first")
+    shows(page, panel, 0, "'step 0'", "first")
     panel.get_by_role("slider").first.focus()  # of Step; ipywidgets gives handles no name
     page.keyboard.press("ArrowRight")
-    shows("'step 100'", "first")
+    shows(page, panel, 0, "'step 100'", "first")
     panel.get_by_role("combobox", name="Compare with").focus()
     page.keyboard.press("End")
-    shows("'step 100'", "'step 200'")
+    shows(page, panel, 0, "'step 100'", "'step 200'")
     panel.get_by_role("button", name="Table of layers").focus()
     page.keyboard.press("Enter")
     rows = panel.get_by_role("listbox")
     rows.wait_for()
     assert rows.get_by_role("option").count() == 2
     rows.get_by_role("option").last.click()  # JupyterLab takes the arrow keys for its cells
-    shows("'step 100'", "'step 200'", "second  (50 × 20)")
+    shows(page, panel, 0, "'step 100'", "'step 200'", "second  (50 × 20)")
     saved = panel.get_by_role("link")
     assert saved.count() == 2, "picture and table"
     with page.expect_download() as download:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab_kit import poll, run_all, shut_down
+from lab_kit import control, poll, run_all, says, shows, shut_down
 
 NOTEBOOK = "region_explorer.ipynb"
 CELLS = [
@@ -57,27 +57,6 @@ def panel(page):
     return page.locator(".wskit-region-explorer")
 
 
-def control(page, role, name):
-    # A button's name begins with its icon.
-    return panel(page).get_by_role(role, name=name, exact=role != "button")
-
-
-def shows(page, place, *words):
-    """Wait until a picture's description has these words: 0 the landscape, 1 the map."""
-
-    def found():
-        described = panel(page).locator("img").nth(place).get_attribute("alt")
-        return all(word in described for word in words)
-
-    poll(page, found, " and ".join(words))
-
-
-def says(page, text):
-    """Wait until the panel's status says so."""
-    status = panel(page).get_by_role("status")
-    poll(page, lambda: text in status.inner_text(), f"{text!r}")
-
-
 def numbers(page, name):
     """Return what a row of the table says."""
     row = panel(page).get_by_role("row").filter(has_text=re.compile(f"^{name}"))
@@ -86,19 +65,19 @@ def numbers(page, name):
 
 def test_every_control_has_a_name(page):
     for role, name in CONTROLS:
-        assert control(page, role, name).count() == 1, name
+        assert control(panel(page), role, name).count() == 1, name
     assert panel(page).get_by_role("slider").count() == 2
     for text in ("Share of the first", "Share of the second"):
         assert panel(page).get_by_text(text, exact=True).is_visible()
-    says(page, "The point is inside the triangle of model_0, model_1, model_2.")
-    shows(page, 0, "texts: model_0, model_1, model_2", "line 'point'")
-    shows(page, 1, "points 'a, u': 1", "line 'model_2'", "line 'base'")
+    says(page, panel(page), "The point is inside the triangle of model_0, model_1, model_2.")
+    shows(page, panel(page), 0, "texts: model_0, model_1, model_2", "line 'point'")
+    shows(page, panel(page), 1, "points 'a, u': 1", "line 'model_2'", "line 'base'")
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_point_is_moved_by_keyboard(page, place):
     name = f"share of the {('first', 'second')[place]}"
-    control(page, "button", "Centre").click()
+    control(panel(page), "button", "Centre").click()
     poll(page, lambda: 0.32 < numbers(page, name)[0] < 0.34, "the centre")  # in steps of 0.01
     before, picture = numbers(page, "loss"), panel(page).locator("img").first.get_attribute("src")
     panel(page).get_by_role("slider").nth(place).focus()
@@ -113,32 +92,32 @@ def test_the_point_is_moved_by_keyboard(page, place):
 def test_the_point_leaves_the_triangle(page):
     panel(page).get_by_role("slider").first.focus()
     page.keyboard.press("End")
-    says(page, "The point is outside the triangle of ")
+    says(page, panel(page), "The point is outside the triangle of ")
     poll(page, lambda: numbers(page, "share of the first") == [1.5], "the end of the slider")
-    control(page, "button", "Centre").click()
-    says(page, "The point is inside the triangle of ")
+    control(panel(page), "button", "Centre").click()
+    says(page, panel(page), "The point is inside the triangle of ")
 
 
 def test_measure_and_control_are_chosen(page):
-    control(page, "combobox", "Landscape of").select_option("accuracy")
-    shows(page, 0, "Axes 'accuracy ")
-    control(page, "combobox", "Landscape of").select_option("loss")
-    shows(page, 0, "Axes 'loss ")
-    control(page, "checkbox", "Random control").check()
+    control(panel(page), "combobox", "Landscape of").select_option("accuracy")
+    shows(page, panel(page), 0, "Axes 'accuracy ")
+    control(panel(page), "combobox", "Landscape of").select_option("loss")
+    shows(page, panel(page), 0, "Axes 'loss ")
+    control(panel(page), "checkbox", "Random control").check()
     poll(page, lambda: len(numbers(page, "loss")) == 5, "the control's loss")
-    control(page, "checkbox", "Random control").uncheck()
+    control(panel(page), "checkbox", "Random control").uncheck()
     poll(page, lambda: len(numbers(page, "loss")) == 4, "the control to go")
 
 
 def test_other_models_are_chosen(page):
-    control(page, "combobox", "Second model").select_option("model_4")
-    shows(page, 0, "texts: model_0, model_4, model_2")
-    shows(page, 1, "line 'model_4'")
-    says(page, "The point is inside the triangle of model_0, model_4, model_2.")
-    control(page, "combobox", "Second model").select_option("model_0")
-    says(page, "the three models lie on one line")
-    control(page, "combobox", "Second model").select_option("model_1")
-    says(page, "The point is inside the triangle of model_0, model_1, model_2.")
+    control(panel(page), "combobox", "Second model").select_option("model_4")
+    shows(page, panel(page), 0, "texts: model_0, model_4, model_2")
+    shows(page, panel(page), 1, "line 'model_4'")
+    says(page, panel(page), "The point is inside the triangle of model_0, model_4, model_2.")
+    control(panel(page), "combobox", "Second model").select_option("model_0")
+    says(page, panel(page), "the three models lie on one line")
+    control(panel(page), "combobox", "Second model").select_option("model_1")
+    says(page, panel(page), "The point is inside the triangle of model_0, model_1, model_2.")
 
 
 @pytest.mark.parametrize("width", [700, 1300])

@@ -1,7 +1,7 @@
 """ZooExplorer in a small notebook: every control, a model chosen, predictions, more models."""
 
 import pytest
-from lab_kit import poll, run_all, shut_down
+from lab_kit import control, poll, run_all, says, shows, shut_down
 
 NOTEBOOK = "zoo_explorer.ipynb"
 CELLS = [
@@ -62,35 +62,13 @@ def panel(page):
     return page.locator(".wskit-zoo-explorer")
 
 
-def control(page, role, name):
-    # A button's name begins with its icon.
-    return panel(page).get_by_role(role, name=name, exact=role != "button")
-
-
 def picture(page, place):
     """The picture of all models is the first, that of the chosen one the second."""
     return panel(page).locator("img").nth(place)
 
 
-def shows(page, place, *words):
-    """Wait until a picture's description has these words in it."""
-
-    def found():
-        described = picture(page, place).get_attribute("alt")
-        return all(word in described for word in words)
-
-    poll(page, found, " and ".join(words))
-
-
-def says(page, text):
-    """Wait until the panel's status says so."""
-    status = panel(page).get_by_role("status")
-    poll(page, lambda: text in status.inner_text(), f"{text!r}")
-    assert "\n" not in status.inner_text().strip()
-
-
 def enter(page, name, value):
-    box = control(page, "spinbutton", name)
+    box = control(panel(page), "spinbutton", name)
     box.fill(value)
     box.press("Enter")
 
@@ -101,26 +79,26 @@ def options(page):
 
 def test_every_control_has_a_name(page):
     for role, name in CONTROLS:
-        assert control(page, role, name).count() == 1, name
+        assert control(panel(page), role, name).count() == 1, name
     assert panel(page).get_by_role("slider").count() == 4  # two ends of two ranges
     for text in ("Select x from", "Select y from"):
         assert panel(page).get_by_text(text, exact=True).is_visible()
     assert picture(page, 0).is_visible()
     assert picture(page, 1).is_visible()
-    says(page, "24 of 24 models are selected.")
+    says(page, panel(page), "24 of 24 models are selected.")
 
 
 def test_axes_and_colour_are_chosen(page):
-    control(page, "combobox", "x").select_option("epochs")  # the same for all models
-    shows(page, 0, "x 'epochs' linear")
-    control(page, "combobox", "x").select_option("learning_rate")
-    shows(page, 0, "x 'learning rate' log")
-    control(page, "combobox", "y").select_option("fc1.weight.variance")
-    shows(page, 0, "y 'fc1.weight.variance'")
-    control(page, "combobox", "Colour").select_option("optimizer")
-    shows(page, 0, "points 'adam (", "points 'sgd (")
-    control(page, "combobox", "Colour").select_option("test_accuracy")
-    shows(page, 0, "colour 0.0")
+    control(panel(page), "combobox", "x").select_option("epochs")  # the same for all models
+    shows(page, panel(page), 0, "x 'epochs' linear")
+    control(panel(page), "combobox", "x").select_option("learning_rate")
+    shows(page, panel(page), 0, "x 'learning rate' log")
+    control(panel(page), "combobox", "y").select_option("fc1.weight.variance")
+    shows(page, panel(page), 0, "y 'fc1.weight.variance'")
+    control(panel(page), "combobox", "Colour").select_option("optimizer")
+    shows(page, panel(page), 0, "points 'adam (", "points 'sgd (")
+    control(panel(page), "combobox", "Colour").select_option("test_accuracy")
+    shows(page, panel(page), 0, "colour 0.0")
 
 
 def test_a_range_is_selected_by_keyboard_and_taken_back(page):
@@ -128,22 +106,22 @@ def test_a_range_is_selected_by_keyboard_and_taken_back(page):
     for place in (0, 3):  # the lower end of x, and the upper end of y
         handles.nth(place).focus()
         page.keyboard.press("ArrowRight" if place == 0 else "ArrowLeft")
-        says(page, f"{23 if place == 0 else 22} of 24 models are selected.")
-    shows(page, 0, "points 'not selected (2)': 2")
+        says(page, panel(page), f"{23 if place == 0 else 22} of 24 models are selected.")
+    shows(page, panel(page), 0, "points 'not selected (2)': 2")
     assert options(page).count() == 22
-    control(page, "button", "Select all").click()
-    says(page, "24 of 24 models are selected.")
+    control(panel(page), "button", "Select all").click()
+    says(page, panel(page), "24 of 24 models are selected.")
 
 
 def test_a_model_is_chosen_by_number_and_in_the_list(page):
     enter(page, "Model", "7")
-    shows(page, 0, "line 'model 7'")
-    shows(page, 1, "line 'test': 2 points", "8 × (8 × 8)", "fc1.weight  (64 × 8)")
+    shows(page, panel(page), 0, "line 'model 7'")
+    shows(page, panel(page), 1, "line 'test': 2 points", "8 × (8 × 8)", "fc1.weight  (64 × 8)")
     panel(page).get_by_text("Model 7", exact=True).wait_for()
     assert panel(page).get_by_role("row", name="learning rate").is_visible()
     options(page).nth(1).click()  # JupyterLab takes the arrow keys for its cells
-    shows(page, 0, "line 'model 22'")
-    box = control(page, "spinbutton", "Model")
+    shows(page, panel(page), 0, "line 'model 22'")
+    box = control(panel(page), "spinbutton", "Model")
     poll(page, lambda: box.input_value() == "22", "the number")
 
 
@@ -151,10 +129,10 @@ def test_the_predictor_is_retrained_on_the_selection(page):
     handle = panel(page).get_by_role("slider").first
     handle.focus()
     page.keyboard.press("ArrowRight")
-    says(page, "23 of 24")
-    control(page, "button", "Retrain on selection").focus()
+    says(page, panel(page), "23 of 24")
+    control(panel(page), "button", "Retrain on selection").focus()
     page.keyboard.press("Enter")
-    shows(page, 1, "points 'held-out (23)'", "line 'model 22'")
+    shows(page, panel(page), 1, "points 'held-out (23)'", "line 'model 22'")
     for name in ("R²", "Kendall's τ", "mean absolute error"):
         row = panel(page).get_by_role("row", name=name)
         poll(page, lambda row=row: " to " in row.inner_text(), name)
@@ -162,18 +140,18 @@ def test_the_predictor_is_retrained_on_the_selection(page):
 
 def test_more_models_are_trained_and_more_of_them_cancelled(page):
     enter(page, "How many", "4")
-    train = control(page, "button", "Train more models")
+    train = control(panel(page), "button", "Train more models")
     train.click()
-    says(page, " of 32 models are selected.")  # each with two epochs, as the others
+    says(page, panel(page), " of 32 models are selected.")  # each with two epochs, as the others
     enter(page, "How many", "4000")
     poll(page, train.is_enabled, "the button")
     train.click()
-    says(page, "Training 4000 models.")
+    says(page, panel(page), "Training 4000 models.")
     poll(page, train.is_disabled, "the button to rest")
-    control(page, "button", "Cancel").click()
-    says(page, "Cancelled.")
-    control(page, "button", "Select all").click()
-    says(page, "32 of 32 models are selected.")
+    control(panel(page), "button", "Cancel").click()
+    says(page, panel(page), "Cancelled.")
+    control(panel(page), "button", "Select all").click()
+    says(page, panel(page), "32 of 32 models are selected.")
 
 
 @pytest.mark.parametrize("width", [700, 1300])
