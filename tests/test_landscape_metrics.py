@@ -10,7 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 from wskit.errors import LandscapeError, ZooError
-from wskit.landscape import Compute, evaluate_mixtures, loss_path, module_metrics, zoo_metrics
+from wskit.landscape import (
+    Compute,
+    evaluate_mixtures,
+    loss_path,
+    module_metrics,
+    one_by_one,
+    split_metrics,
+    zoo_metrics,
+)
 from wskit.zoo import MLP, SmallCNN
 
 
@@ -190,3 +198,30 @@ def test_a_zoo_is_evaluated_in_float32_and_checked():
         zoo_metrics(net, x[:, 0], y)
     with pytest.raises(LandscapeError, match=r"lack the module's tensor 'fc\.bias'"):
         zoo_metrics(net, x, y)({k: t for k, t in weights.items() if k != "fc.bias"})
+
+
+def test_split_metrics_keep_every_measure_of_each_split():
+    network = MLP((64, 8, 4))
+    models = [network.module().state_dict() for _ in range(2)]
+    parts = {name: zoo_metrics(network, *data(seed=i)) for i, name in enumerate(["train", "test"])}
+    coefficients = [[1, 0], [0.5, 0.5], [0, 1]]
+    alone = {k: evaluate_mixtures(part, models, coefficients) for k, part in parts.items()}
+    table = evaluate_mixtures(split_metrics(**parts), models, coefficients)
+    assert list(table) == ["loss", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+    for prefix, expected in alone.items():
+        for name, values in expected.items():
+            np.testing.assert_array_equal(table[f"{prefix}_{name}"], values)
+    np.testing.assert_array_equal(table.loss, table.train_loss)
+    assert (table.train_loss != table.test_loss).all()
+    turned = split_metrics(test=parts["test"], train=parts["train"])
+    path = loss_path(turned, *models, alphas=[0.0, 0.5, 1.0])
+    np.testing.assert_allclose(path.losses, table.test_loss, rtol=1e-6)
+
+
+def test_split_metrics_messages():
+    with pytest.raises(LandscapeError, match=r"an evaluation is needed; pass train="):
+        split_metrics()
+    good, stacked_weights = one_by_one(lambda weights: weights["w"].sum()), {"w": torch.ones(2, 3)}
+    for bad in (lambda stacked: 1.0, lambda stacked: {"accuracy": [1.0, 1.0]}):
+        with pytest.raises(LandscapeError, match=r"evaluation 'test' must .*'loss'.*one_by_one"):
+            split_metrics(train=good, test=bad)(stacked_weights)

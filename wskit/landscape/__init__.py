@@ -12,7 +12,12 @@ from wskit.landscape._evaluate import (
     one_by_one,
 )
 from wskit.landscape._hessian import HessianEigenvalue, top_hessian_eigenvalue
-from wskit.landscape._metrics import classification_metrics, module_metrics, zoo_metrics
+from wskit.landscape._metrics import (
+    classification_metrics,
+    module_metrics,
+    split_metrics,
+    zoo_metrics,
+)
 from wskit.landscape._paths import LossPath, barrier, loss_path
 from wskit.landscape._plane import LossPlane, Plane, loss_plane, loss_simplex, plane_through
 from wskit.landscape._rays import moved, random_direction, ray_sharpness, region_edges
@@ -41,6 +46,7 @@ __all__ = [
     "ray_sharpness",
     "region_edges",
     "region_losses",
+    "split_metrics",
     "top_hessian_eigenvalue",
     "zoo_metrics",
 ]

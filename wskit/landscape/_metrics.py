@@ -209,6 +209,57 @@ def module_metrics(
     return evaluate
 
 
+def split_metrics(**evaluations: Evaluation) -> Evaluation:
+    """Make one evaluation of several, of the training and the test data, say.
+
+    Parameters
+    ----------
+    **evaluations : Evaluation
+        By the prefix that their measures get: ``split_metrics(train=..., test=...)``.
+
+    Returns
+    -------
+    Evaluation
+        "loss" is the first one's, which is what a path, a plane or a ray goes by. Every measure
+        of every evaluation is there under its prefix: "train_loss", "train_accuracy", ...
+
+    Raises
+    ------
+    LandscapeError
+        If no evaluation is given; on evaluation, if one of them returns no "loss".
+
+    Examples
+    --------
+    >>> module, x = nn.Linear(2, 2), torch.ones(1, 2)
+    >>> evaluate = split_metrics(
+    ...     train=module_metrics(module, x, torch.tensor([0])),
+    ...     test=module_metrics(module, x, torch.tensor([1])),
+    ... )
+    >>> found = evaluate({"weight": torch.zeros(1, 2, 2), "bias": torch.zeros(1, 2)})
+    >>> {name: round(float(values[0]), 2) for name, values in found.items()}
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'loss': 0.69, 'train_loss': 0.69, 'train_accuracy': 1.0,
+     'test_loss': 0.69, 'test_accuracy': 0.0}
+    """
+    if not evaluations:
+        raise LandscapeError("an evaluation is needed; pass train=..., test=..., say.")
+
+    def evaluate(stacked: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for prefix, part in evaluations.items():
+            measures = part(stacked)
+            if not isinstance(measures, Mapping) or "loss" not in measures:
+                raise LandscapeError(
+                    f"the evaluation {prefix!r} must return a mapping with 'loss' in it; wrap a "
+                    "function of one model in `one_by_one`."
+                )
+            found.setdefault("loss", measures["loss"])
+            found |= {f"{prefix}_{name}": values for name, values in measures.items()}
+        return found
+
+    return evaluate
+
+
 def _check_lengths(x: Tensor, y: Tensor) -> None:
     if len(x) == 0 or len(x) != len(y):
         raise LandscapeError(f"a target for each image is needed, got {len(x)} and {len(y)}.")
