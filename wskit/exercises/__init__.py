@@ -1,0 +1,23 @@
+"""The tutorials' self-checks: they say what is wrong and hint, and never tell the answer.
+
+Each check takes the reader's function, tries it on cases of its own, and returns a `Verdict`.
+Whatever the function does, a check raises nothing: an exercise that is not done yet must not stop
+a notebook.
+"""
+
+from wskit.exercises._accuracy import check_feature, check_weight_correlation
+from wskit.exercises._esd import check_marchenko_pastur_edge, check_power_law_exponent
+from wskit.exercises._regions import check_find_edge, check_update_cosine
+from wskit.exercises._start import check_permute_hidden
+from wskit.exercises._verdict import Verdict
+
+__all__ = [
+    "Verdict",
+    "check_feature",
+    "check_find_edge",
+    "check_marchenko_pastur_edge",
+    "check_permute_hidden",
+    "check_power_law_exponent",
+    "check_update_cosine",
+    "check_weight_correlation",
+]
