@@ -1,5 +1,6 @@
 """Results drawn on matplotlib Axes: a result in, Axes out; nothing is shown, nothing is saved."""
 
+from wskit.plots._averaging import plot_mean_curves, plot_trajectory
 from wskit.plots._landscape import (
     plot_distance_matrix,
     plot_loss_path,
@@ -41,11 +42,13 @@ __all__ = [
     "plot_loss_path",
     "plot_loss_plane",
     "plot_loss_simplex",
+    "plot_mean_curves",
     "plot_metric_by_depth",
     "plot_model_map",
     "plot_models",
     "plot_predictions",
     "plot_training_curve",
+    "plot_trajectory",
     "plot_transfer",
     "plot_xmin_scan",
 ]

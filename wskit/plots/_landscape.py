@@ -4,13 +4,20 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from wskit.plots._style import COLORBLIND, PALETTE, legend_above, new_axes, styled
+from wskit.plots._style import (
+    COLORBLIND,
+    PALETTE,
+    legend_above,
+    measure_name,
+    new_axes,
+    styled,
+    write_beside,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +30,6 @@ _SPAN = 10  # positive losses whose largest is more times the smallest have loga
 _PATH = "loss-path"  # marks the lines of paths that are on the Axes already
 _FEW = 40  # models that are named one by one beside a matrix
 _TRIANGLE = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
-_HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # a name is read on any colour
 
 
 def plot_loss_path(
@@ -74,7 +80,10 @@ def plot_loss_path(
             near = np.isclose(path.alphas, at, rtol=0, atol=1e-9)
             look = {"color": line.get_color(), "marker": marker, "ls": "", "ms": 8}
             ax.plot(path.alphas[near], values[near], **look)
-        ax.set(xlabel=r"$\alpha$, 0 at the first model and 1 at the second", ylabel=_name(measure))
+        ax.set(
+            xlabel=r"$\alpha$, 0 at the first model and 1 at the second",
+            ylabel=measure_name(measure),
+        )
         legend_above(ax)
     return ax
 
@@ -124,7 +133,7 @@ def plot_loss_plane(
             style = {"levels": levels, "norm": norm, "cmap": "viridis"}
             filled = ax.contourf(plane.x, plane.y, values, **(style | kwargs))
             ax.contour(filled, levels=filled.levels[::2], colors="white", linewidths=0.5, alpha=0.6)
-            bar = ax.figure.colorbar(filled, ax=ax, label=_name(measure))
+            bar = ax.figure.colorbar(filled, ax=ax, label=measure_name(measure))
             bar.set_ticks(
                 filled.levels[::4], labels=[f"{level:.3g}" for level in filled.levels[::4]]
             )
@@ -133,7 +142,7 @@ def plot_loss_plane(
         ax.plot(*triangle.T, color="black", ls="--", lw=1, label="_triangle")
         for name, corner in zip(plane.names, plane.corners, strict=True):
             ax.plot(*corner, marker="o", ms=9, mfc="white", mec="black", ls="", label=f"_{name}")
-            _write(ax, corner, name)
+            write_beside(ax, corner, name)
         if point is not None:
             style = {"marker": "P", "ms": 13, "mfc": PALETTE["fit"], "mec": "white", "ls": ""}
             ax.plot(*np.asarray(point, dtype=float), **style, gid="point", label="point")
@@ -194,7 +203,7 @@ def plot_loss_simplex(
             norm, _ = _levels(values[known])
             style = {"c": values[known], "norm": norm, "cmap": "viridis", "s": 30, "lw": 0}
             points = ax.scatter(*places[known].T, **(style | {"label": measure} | kwargs))
-            ax.figure.colorbar(points, ax=ax, label=_name(measure))
+            ax.figure.colorbar(points, ax=ax, label=measure_name(measure))
         if not known.all():
             look = {"fc": "none", "ec": PALETTE["null"], "label": "not finite"}
             ax.scatter(*places[~known].T, **look)
@@ -259,7 +268,7 @@ def plot_distance_matrix(
         limits = {"vmin": off.min(), "vmax": off.max()} if off.size else {}
         style = {"cmap": "viridis", "interpolation": "nearest", "label": measure} | limits
         image = ax.imshow(values, **(style | kwargs))
-        ax.figure.colorbar(image, ax=ax, label=_name(measure))
+        ax.figure.colorbar(image, ax=ax, label=measure_name(measure))
         if names is not None:
             found, counts = np.unique(names, return_counts=True)
             ends = np.cumsum(counts)
@@ -343,7 +352,7 @@ def plot_model_map(
             ring = {"marker": "o", "ls": "", "ms": 14, "mfc": "none", "mew": 2, "mec": "black"}
             ax.plot(*places[row], **ring, label=name)
             middle = (np.nanmin(places[:, 0]) + np.nanmax(places[:, 0])) / 2
-            _write(ax, places[row], name, left=bool(places[row, 0] > middle))
+            write_beside(ax, places[row], name, left=bool(places[row, 0] > middle))
         if base is not None:
             centre = np.asarray(base, dtype=float)
             star = {"marker": "*", "ls": "", "ms": 18, "mfc": "black", "mec": "white"}
@@ -371,29 +380,14 @@ def _map_legend(ax: Axes, legends: Mapping[str, Mapping[str, str]], has_base: bo
     ]
     if has_base:
         handles.append(Line2D([], [], color="black", marker="*", ls="", ms=11, label="base"))
-    letters = ax.bbox.width / (0.55 * 9 * ax.figure.dpi / 72)
     if handles:
-        widest = max(len(handle.get_label()) for handle in handles)
-        ax.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=max(1, min(int(letters // (widest + 4)), len(handles))),
-            fontsize=9,
-            borderaxespad=0.2,
-            columnspacing=1.2,
-        )
+        legend_above(ax, handles=handles)
 
 
 def _measured(measures: Mapping[str, Any], measure: str) -> Any:
     if measure not in measures:
         raise ValueError(f"there is no measure {measure!r}; there is {', '.join(measures)}.")
     return measures[measure]
-
-
-def _name(measure: str) -> str:
-    """Return what an axis says, with the unit where it is known."""
-    return "loss in nats" if measure == "loss" else measure.replace("_", " ")
 
 
 def _title(measure: str, values: np.ma.MaskedArray) -> str:
@@ -414,13 +408,6 @@ def _levels(known: np.ndarray) -> tuple[Normalize, np.ndarray]:
         levels[[0, -1]] = low, high
         return LogNorm(low, high), levels
     return Normalize(low, high), np.linspace(low, high, _LEVELS)
-
-
-def _write(ax: Axes, at: np.ndarray, text: str, *, left: bool = False) -> None:
-    """Write a name beside a point, on its left where there is no room on the right."""
-    style = {"textcoords": "offset points", "path_effects": _HALO, "clip_on": True}
-    place: dict[str, Any] = {"xytext": (-9, 6), "ha": "right"} if left else {"xytext": (9, 6)}
-    ax.annotate(text, at, **(style | place), fontsize=11, parse_math=False)
 
 
 def _texts(values: Iterable[Any], n: int, what: str) -> np.ndarray:

@@ -1,14 +1,18 @@
 """The look of the kit's pictures, and what a picture shows in words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 COLORBLIND = sns.color_palette("colorblind").as_hex()
@@ -41,6 +45,8 @@ STYLE: dict[str, Any] = {
 }
 """The look of the kit, for ``plt.rc_context(plots.STYLE)`` or ``plt.rcParams.update``."""
 
+_HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # a name is read on any colour
+
 
 def describe(figure: Figure | Axes) -> str:
     """Say in words and numbers what a figure shows, for the eye that cannot see it and for a test.
@@ -53,7 +59,7 @@ def describe(figure: Figure | Axes) -> str:
     -------
     str
         A line for each Axes, and a line for each labelled or data-carrying artist in it: lines,
-        histograms, points, error bars, bands and images, with the range of what they show to
+        histograms, spans, points, error bars, bands and images, with the range of what they show to
         three digits. Then the texts in it, and the ticks that are names.
 
     Examples
@@ -80,18 +86,45 @@ def new_axes() -> Axes:
     return plt.figure().add_subplot()
 
 
-def legend_above(ax: Axes, *, room: float = 1.0, title: str | None = None) -> None:
+def measure_name(measure: str) -> str:
+    """Return what an axis says, with the unit where it is known."""
+    unit = " in nats" if measure in ("loss", "train_loss", "test_loss") else ""
+    return measure.replace("_", " ") + unit
+
+
+def write_beside(
+    ax: Axes, at: np.ndarray, text: str, *, left: bool = False, below: bool = False
+) -> None:
+    """Write a name beside a point, on its left where there is no room on the right."""
+    place: dict[str, Any] = {
+        "xytext": (-9 if left else 9, -6 if below else 6),
+        "ha": "right" if left else "left",
+        "va": "top" if below else "baseline",
+    }
+    style = {"textcoords": "offset points", "path_effects": _HALO, "clip_on": True}
+    ax.annotate(text, at, **(style | place), fontsize=11, parse_math=False)
+
+
+def legend_above(
+    ax: Axes,
+    *,
+    handles: Sequence[Artist] | None = None,
+    room: float = 1.0,
+    title: str | None = None,
+) -> None:
     """Put the legend over the Axes, where it hides no point, in as many columns as fit.
 
-    `room` is the share of the Axes' width that is left: a legend that is wider would have the
-    layout squeeze the Axes to nothing.
+    `handles` are what it names, None means all that has a label. `room` is the share of the Axes'
+    width that is left: a legend that is wider would have the layout squeeze the Axes to nothing.
     """
     size = 9
-    texts = [_plain(text) for text in ax.get_legend_handles_labels()[1]]
+    named = ax.get_legend_handles_labels()[0] if handles is None else list(handles)
+    texts = [_plain(str(handle.get_label())) for handle in named]
     letter = 0.55 * size * ax.figure.dpi / 72
     letters = room * ax.bbox.width / letter
     columns = int(letters // (max(map(len, texts)) + 4))
     legend = ax.legend(
+        handles=named,
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=max(1, min(columns, len(texts))),
@@ -128,6 +161,8 @@ def _describe_axes(ax: Axes) -> list[str]:
             lines.append(
                 f"  histogram{_label(patch)}: {values.size} bins, x {_range(edges)}, {peak}"
             )
+        elif isinstance(patch, Rectangle) and (label := _label(patch)):
+            lines.append(f"  span{label}: x {_range(patch.get_corners()[:, 0])}")
     for collection in ax.collections:
         lines += _describe_collection(collection)
     for image in ax.images:

@@ -1,0 +1,170 @@
+"""Training runs drawn: means over seeds by epoch, and the path of the weights."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
+
+from wskit.plots._style import (
+    COLORBLIND,
+    PALETTE,
+    legend_above,
+    measure_name,
+    new_axes,
+    styled,
+    write_beside,
+)
+
+if TYPE_CHECKING:
+    from wskit.averaging import TrajectorySpectrum
+
+_LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+_SPREAD = "± 1 standard deviation"
+
+
+def plot_mean_curves(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    by: str | None = None,
+    ax: Axes | None = None,
+    **kwargs: Any,
+) -> Axes:
+    """Draw the mean of one column against another, a line a group, with its spread.
+
+    For the error by epoch, or by the distance from a model, over several seeds.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row for each `x`, group and seed, in any order.
+    x, y : str
+        Columns of numbers. Rows without a `y` are left out.
+    by : str, optional
+        Column whose values tell the groups apart, ten at most. None: all rows are one group.
+    ax : Axes, optional
+        Where to draw. None makes a new figure.
+    **kwargs
+        For all lines (`matplotlib.axes.Axes.plot`).
+
+    Returns
+    -------
+    Axes
+        The bands are one standard deviation (divisor n - 1) to either side of the mean, where
+        there are two rows or more. The groups are in the order in which they come.
+
+    Raises
+    ------
+    ValueError
+        If a column is not there, there is no row to draw, or there are more than ten groups.
+    """
+    for name in (x, y) if by is None else (x, y, by):
+        if name not in table:
+            raise ValueError(f"there is no column {name!r}; there is {', '.join(map(str, table))}.")
+    rows = table[table[y].notna()]
+    if rows.empty:
+        raise ValueError(f"there is no row with a value of {y!r} to draw.")
+    groups = {measure_name(y): rows}
+    if by is not None:
+        groups = {
+            _group(by, value): rows[rows[by] == value] for value in rows[by].dropna().unique()
+        }
+    if len(groups) > len(COLORBLIND):
+        raise ValueError(
+            f"there are {len(groups)} groups by {by!r}, and {len(COLORBLIND)} at most can be told "
+            "apart; choose some of them."
+        )
+    with styled(ax):
+        ax = new_axes() if ax is None else ax
+        named: list[Artist] = list(ax.get_legend_handles_labels()[0])
+        spread = False
+        for i, (label, group) in enumerate(groups.items()):
+            found = group.groupby(x)[y].agg(["mean", "std"])
+            at, mean, std = found.index.to_numpy(float), found["mean"], found["std"]
+            look = {"color": COLORBLIND[i], "ls": _LINES[i % len(_LINES)], "label": label}
+            (line,) = ax.plot(at, mean.to_numpy(float), **(look | kwargs))
+            named.append(line)
+            if std.notna().any():
+                band = {"color": line.get_color(), "alpha": 0.18, "lw": 0}
+                ax.fill_between(at, mean - std, mean + std, label=f"{label} {_SPREAD}", **band)
+                spread = True
+        if spread:  # named once for all groups
+            named.append(Patch(color=PALETTE["null"], alpha=0.35, lw=0, label=_SPREAD))
+        ax.set(xlabel=measure_name(x), ylabel=measure_name(y))
+        if len(named) > 1:
+            legend_above(ax, handles=named)
+    return ax
+
+
+def plot_trajectory(
+    spectrum: "TrajectorySpectrum",
+    *,
+    marks: Mapping[str, ArrayLike] | None = None,
+    ax: Axes | None = None,
+    **kwargs: Any,
+) -> Axes:
+    """Draw the path of a training run on the plane of its first two principal components.
+
+    A unit is as long on both axes, so that distances can be compared.
+
+    Parameters
+    ----------
+    spectrum : TrajectorySpectrum
+        Of three steps or more.
+    marks : mapping of str to array of shape (2,), optional
+        Named points (x, y) in the same coordinates. The mean of some steps is at the mean of
+        their rows of ``spectrum.coordinates``.
+    ax : Axes, optional
+        Where to draw. None makes a new figure.
+    **kwargs
+        For the steps (`matplotlib.axes.Axes.scatter`).
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If there is only one component, or a mark is not a point of two coordinates.
+    """
+    if spectrum.coordinates.shape[1] < 2:
+        raise ValueError(
+            "a trajectory is drawn on two principal components, and this one has "
+            f"{spectrum.coordinates.shape[1]}; record three steps or more."
+        )
+    points = {name: np.asarray(at, dtype=float) for name, at in (marks or {}).items()}
+    for name, point in points.items():
+        if point.shape != (2,):
+            raise ValueError(f"the mark {name!r} must have shape (2,), got {point.shape}.")
+    places = spectrum.coordinates[:, :2]
+    with styled(ax):
+        ax = new_axes() if ax is None else ax
+        ax.plot(*places.T, color=PALETTE["null"], lw=1, alpha=0.7, zorder=1, label="_path")
+        style = {"c": spectrum.steps, "cmap": "viridis", "s": 36, "lw": 0, "label": "steps"}
+        steps = ax.scatter(*places.T, **(style | kwargs))
+        ax.figure.colorbar(steps, ax=ax, label="step")
+        middle = (places[:, 0].min() + places[:, 0].max()) / 2
+        for i, (name, point) in enumerate(points.items()):
+            look = {"marker": "PXDsp"[i % 5], "ms": 13, "mfc": PALETTE["fit"], "mec": "white"}
+            ax.plot(*point, **look, ls="", label=name)
+            # Means and last steps lie close together: their names do not.
+            write_beside(ax, point, name, left=bool(point[0] > middle), below=i % 2 == 1)
+        shares = 100 * spectrum.explained_variance_ratio[:2]
+        xlabel, ylabel = (
+            f"component {i}, {share:.3g} % of the variance" for i, share in enumerate(shares, 1)
+        )
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.set_aspect("equal", adjustable="datalim")
+    return ax
+
+
+def _group(by: str, value: Any) -> str:
+    """Return what the legend says; a number says nothing without the column's name."""
+    return value if isinstance(value, str) else f"{by.replace('_', ' ')} {value}"
