@@ -13,6 +13,7 @@ What holds for all of them:
 """
 
 from wskit.averaging._average import average, interpolate
+from wskit.averaging._batch_norm import recalibrate_bn
 from wskit.averaging._running import ExponentialMean, RunningMean
 from wskit.averaging._swag import SWAG
 from wskit.averaging._trajectory import Trajectory, TrajectorySpectrum
@@ -25,4 +26,5 @@ __all__ = [
     "TrajectorySpectrum",
     "average",
     "interpolate",
+    "recalibrate_bn",
 ]

@@ -1,0 +1,259 @@
+"""Running statistics computed anew: the naive formula, torch's update_bn, and no trace left."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from wskit.averaging import recalibrate_bn
+from wskit.errors import AveragingError
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def state(model):
+    """Everything that must not change: tensors, and each module's own settings."""
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flags = [
+        (part.training, getattr(part, "momentum", 0), getattr(part, "track_running_stats", 0))
+        for part in model.modules()
+    ]
+    hooks = sum(len(part._forward_pre_hooks) for part in model.modules())
+    return tensors, flags, hooks
+
+
+def assert_untouched(model, before):
+    tensors, flags, hooks = state(model)
+    assert (flags, hooks) == before[1:]
+    assert all(torch.equal(tensor, before[0][name]) for name, tensor in tensors.items())
+
+
+class Net(nn.Module):
+    """Dropout before the first of two batch norms, and a third that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop, self.first = nn.Dropout(0.5), nn.BatchNorm1d(3)
+        self.linear, self.second = nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=None)
+        self.unused = nn.BatchNorm1d(5)
+        with torch.no_grad():
+            self.linear.weight.copy_(normal(4, 3, seed=1))
+            self.linear.bias.fill_(0.5)
+        for i, norm in enumerate([self.first, self.second, self.unused]):
+            norm.running_mean += i + 0.5
+            norm.num_batches_tracked += 7
+
+    def forward(self, x):
+        return self.second(self.linear(self.first(self.drop(x))))
+
+
+def mixed(net):
+    """Some modules train and some do not."""
+    net.train()
+    net.first.eval()
+    net.drop.eval()
+    return net
+
+
+@pytest.mark.parametrize("sizes", [[40], [20, 20], [16, 16, 8], [13, 25, 2]])
+@pytest.mark.parametrize("order", ["shuffled", "sorted"])
+def test_statistics_are_those_of_all_values(sizes, order):
+    x = normal(40, 3) * torch.tensor([1.0, 5.0, 0.1]) + torch.tensor([100.0, 0.0, -3.0])
+    if order == "sorted":
+        x = x.sort(0).values
+    bn = nn.BatchNorm1d(3)
+    recalibrate_bn(bn, x.split(sizes))
+    torch.testing.assert_close(bn.running_mean, x.double().mean(0).float(), rtol=2e-7, atol=1e-7)
+    torch.testing.assert_close(bn.running_var, x.double().var(0).float(), rtol=3e-7, atol=0)
+    assert bn.num_batches_tracked == len(sizes)
+
+
+def test_one_batch_is_update_bn():
+    """All statistics of all layers are then the same, and equal ones for batches of one size."""
+    x = normal(64, 3) + 2
+    net = Net()
+    net.drop.p = 0.0  # which update_bn would leave on
+    ours, theirs = net, copy.deepcopy(net)
+    recalibrate_bn(ours, [x])
+    update_bn([x], theirs)
+    for name in ("first", "second"):
+        mine, torchs = getattr(ours, name), getattr(theirs, name)
+        torch.testing.assert_close(mine.running_mean, torchs.running_mean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(mine.running_var, torchs.running_var, rtol=1e-6, atol=1e-6)
+        assert mine.num_batches_tracked == torchs.num_batches_tracked == 1
+
+
+def test_equal_batches_have_update_bns_mean_and_the_variance_between_them_besides():
+    """(S_w + S_b)/(n - 1), of which update_bn has S_w/(n - number of batches)."""
+    batches = (normal(60, 3) + 2).split(20)
+    ours, theirs = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    recalibrate_bn(ours, batches)
+    update_bn(batches, theirs)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=1e-6, atol=1e-6)
+    means = torch.stack([batch.mean(0) for batch in batches])
+    between = 20 * (means - means.mean(0)).square().sum(0)
+    expected = (57 * theirs.running_var + between) / 59
+    torch.testing.assert_close(ours.running_var, expected, rtol=1e-5, atol=0)
+    assert ours.num_batches_tracked == theirs.num_batches_tracked == 3
+
+
+def test_a_last_batch_of_two_does_not_count_as_one_of_a_hundred():
+    """0 a hundred times, then 51 twice: the mean is 1, and by update_bn 25.5."""
+    batches = [torch.zeros(100, 1), torch.full((2, 1), 51.0)]
+    ours, theirs = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    recalibrate_bn(ours, batches)
+    update_bn(batches, theirs)
+    assert ours.running_mean.item() == pytest.approx(1)
+    assert ours.running_var.item() == pytest.approx((100 * 1 + 2 * 50**2) / 101)
+    assert theirs.running_mean.item() == pytest.approx(25.5)
+    assert theirs.running_var.item() == 0
+
+
+def test_sorted_data_have_the_variance_of_all():
+    """0, 1, ... 999 in batches of 10: the variance is 83417, and by update_bn 9.2."""
+    batches = torch.arange(1000.0)[:, None].split(10)
+    ours, theirs = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    recalibrate_bn(ours, batches)
+    update_bn(batches, theirs)
+    assert ours.running_var.item() == pytest.approx(1000 * 1001 / 12)
+    assert theirs.running_var.item() == pytest.approx(10 * 11 / 12, rel=1e-4)
+
+
+def test_dropout_is_off_and_later_norms_see_normalised_batches():
+    x = normal(30, 3) * 3 + 1
+    net = mixed(Net())
+    before = state(net)
+    recalibrate_bn(net, [x])
+    torch.testing.assert_close(net.first.running_var, x.var(0))
+    first = (x - x.mean(0)) / (x.var(0, correction=0) + net.first.eps).sqrt()
+    h = net.linear(first)
+    torch.testing.assert_close(net.second.running_mean, h.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(net.second.running_var, h.var(0))
+    assert state(net)[1:] == before[1:]
+    assert net.second.momentum is None
+    kept = {name: t for name, t in net.state_dict().items() if "running" not in name}
+    for name, tensor in kept.items():  # parameters, and the counters
+        counted = name in ("first.num_batches_tracked", "second.num_batches_tracked")
+        assert torch.equal(tensor, torch.tensor(1) if counted else before[0][name])
+    assert torch.equal(net.unused.running_mean, before[0]["unused.running_mean"])
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.BatchNorm1d, (10, 4)),
+        (nn.BatchNorm1d, (10, 4, 6)),
+        (nn.BatchNorm2d, (10, 4, 5, 3)),
+        (nn.BatchNorm3d, (4, 4, 2, 3, 2)),
+        (nn.SyncBatchNorm, (10, 4, 5, 3)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_kind_and_dtype(norm, shape, dtype):
+    x = (normal(*shape) * 2 + 30).to(dtype)
+    bn = norm(4).to(dtype)
+    recalibrate_bn(bn, x.split(4))
+    values = x.double().transpose(0, 1).flatten(1)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0}[dtype]
+    expected = values.mean(1).to(dtype), values.var(1).to(dtype)  # in bfloat16, rounded once
+    torch.testing.assert_close(bn.running_mean, expected[0], rtol=tolerance, atol=0)
+    torch.testing.assert_close(bn.running_var, expected[1], rtol=tolerance, atol=0)
+
+
+def test_the_variance_survives_a_mean_that_is_far_away():
+    x = normal(4000, 1) + 3000
+    bn = nn.BatchNorm1d(1)
+    recalibrate_bn(bn, x.split(7))
+    assert bn.running_var.item() == pytest.approx(x.double().var().item(), rel=1e-6)
+
+
+def test_a_norm_that_is_used_twice_pools_both():
+    x, bn = normal(20, 2), nn.BatchNorm1d(2)
+
+    def twice(model, batch):
+        model(batch)
+        model(input=batch * 3 + 5)
+
+    recalibrate_bn(bn, x.split(10), forward=twice)
+    both = torch.cat([x, x * 3 + 5])
+    torch.testing.assert_close(bn.running_mean, both.mean(0))
+    torch.testing.assert_close(bn.running_var, both.var(0))
+    assert bn.num_batches_tracked == 2
+
+
+def test_batches_are_tensors_pairs_or_what_forward_makes_of_them():
+    x = normal(20, 3)
+    found = []
+    for loader, forward in [
+        (x.split(8), None),
+        ([(part, None) for part in x.split(8)], None),
+        (iter([[part, 0] for part in x.split(8)]), None),
+        ([{"image": part} for part in x.split(8)], lambda model, batch: model(batch["image"])),
+        (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=8), None),
+    ]:
+        net = Net()
+        recalibrate_bn(net, loader, forward=forward, device=None if forward else "cpu")
+        found.append(net.second.running_var)
+    assert all(torch.equal(var, found[0]) for var in found)
+
+
+def broken(kind):
+    yield normal(8, 3)
+    raise kind("in the middle")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_no_trace(kind):
+    net = mixed(Net())
+    before = state(net)
+    with pytest.raises(kind, match="in the middle"):
+        recalibrate_bn(net, broken(kind))
+    assert_untouched(net, before)
+
+    def forward(model, batch):
+        model(batch)
+        next(broken_after)
+
+    broken_after = broken(kind)
+    with pytest.raises(kind, match="in the middle"):
+        recalibrate_bn(net, [normal(8, 3)] * 3, forward=forward)
+    assert_untouched(net, before)
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ([], "the loader gave no batch"),
+        ([{"image": normal(8, 3)}], r"got a dict; pass forward="),
+        ([normal(8, 3), ["name", 1]], r"got a list that begins with a str; pass forward="),
+        ([()], r"got a tuple; pass forward="),
+        ([normal(8, 3), normal(1, 3)], r"BatchNorm 'first' .* batch of 1 values a channel; leave"),
+        ([normal(8, 3), normal(0, 3)], r"BatchNorm 'first' .* batch of 0 values a channel; leave"),
+        ([normal(8, 3), normal(8, 3) / 0], r"'first' has no finite mean and variance in torch.flo"),
+    ],
+)
+def test_messages(loader, message):
+    net = mixed(Net())
+    before = state(net)
+    with pytest.raises(AveragingError, match=message):
+        recalibrate_bn(net, loader)
+    assert_untouched(net, before)
+
+
+def test_what_is_no_batch_norm_or_is_not_reached():
+    fixed = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.InstanceNorm1d(3))
+    with pytest.raises(AveragingError, match="Sequential has no BatchNorm with running stat"):
+        recalibrate_bn(fixed, [normal(8, 3)])
+    with pytest.raises(AveragingError, match="in 1 batches nothing came to a BatchNorm of Net"):
+        recalibrate_bn(Net(), [normal(8, 3)], forward=lambda model, batch: None)
+    both = nn.Sequential(fixed[0], nn.BatchNorm1d(3))
+    recalibrate_bn(both, [normal(8, 3)])
+    assert both[0].running_mean is None
+    assert not both[0].track_running_stats
+    with pytest.raises(ValueError, match="expected 4D input"):  # BatchNorm's own words
+        recalibrate_bn(nn.BatchNorm2d(3), [normal(8)])
