@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "averaging": set(),
     "zoo": set(),
     "features": {"spectra", "fits"},
-    "landscape": {"zoo"},
+    "landscape": {"averaging", "zoo"},
     "predictors": set(),
     "plots": set(),
     "exercises": {"features", "predictors", "zoo"},

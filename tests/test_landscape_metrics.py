@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wskit.errors import LandscapeError, ZooError
+from wskit.errors import AveragingError, LandscapeError, ZooError
 from wskit.landscape import (
     Compute,
     evaluate_mixtures,
@@ -105,6 +105,22 @@ def test_batch_norm_is_recomputed_at_each_point():
     assert abs(plain.losses - path.losses).max() > 0.01
 
 
+@pytest.mark.parametrize("batches", ["ragged", "sorted", "with targets"])
+def test_recomputed_statistics_do_not_depend_on_the_batches(batches):
+    """One batch norm, so that batches of any size and order have the statistics of one batch."""
+    nets = [bn_net(i) for i in range(2)]
+    x, y = data()
+    train, targets = data(200, seed=1)
+    loader = {
+        "ragged": train.split(99),  # the last is of 2
+        "sorted": train[train.mean((1, 2, 3)).argsort()].split(20),
+        "with targets": list(zip(train.split(64), targets.split(64), strict=True)),
+    }[batches]
+    exact = module_metrics(nets[0], x, y, bn_loader=[train])(stacked(nets))
+    found = module_metrics(nets[0], x, y, bn_loader=loader)(stacked(nets))
+    np.testing.assert_allclose(found["loss"], exact["loss"], rtol=1e-6)
+
+
 def test_recomputed_points_do_not_depend_on_their_chunk():
     a, b = bn_net(0).state_dict(), bn_net(1).state_dict()
     x, y = data()
@@ -131,6 +147,9 @@ def test_batch_norm_messages():
         module_metrics(bn_net(0), x, y, bn_loader=iter([x]))
     with pytest.raises(LandscapeError, match="Sequential has no batch norm"):
         module_metrics(MLP((64, 4)).module(), x, y, bn_loader=[x])
+    evaluate = module_metrics(bn_net(0), x, y, bn_loader=[{"image": x}])
+    with pytest.raises(AveragingError, match="got a dict"):
+        evaluate(stacked([bn_net(0)]))
 
 
 class Tied(nn.Module):

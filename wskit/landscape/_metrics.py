@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import update_bn
 
+from wskit.averaging import recalibrate_bn
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import Evaluation
 from wskit.zoo import MLP, SmallCNN, outputs
@@ -139,10 +139,10 @@ def module_metrics(
         Maps outputs and targets of one model to means over the images, with "loss" among them.
     bn_loader : iterable of batches, optional
         Where given, the running statistics of every batch norm are recomputed at each point, by
-        `torch.optim.swa_utils.update_bn` on the copy with dropout off. Mixed statistics are not
-        those of mixed weights, so that without this a barrier can be the batch norms' alone.
-        update_bn gives each batch the same weight: use shuffled batches of one size, or a list
-        of one tensor, for which the statistics are exact. Gone through once a point.
+        `wskit.averaging.recalibrate_bn` on the copy. Mixed statistics are not those of mixed
+        weights, so that without this a barrier can be the batch norms' alone. Use shuffled
+        batches, or a list of one tensor, for which the statistics are exact. Gone through once a
+        point.
     form : {"loop", "vmap"}, optional
         "loop" takes one point after the other; "vmap" all points of a chunk at once, which needs
         memory for the activations of as many models. None means "vmap" on a GPU and "loop"
@@ -162,6 +162,8 @@ def module_metrics(
     LandscapeError
         If there is not a target for each image, if `bn_loader` can be gone through only once, or
         the module has no batch norm; on evaluation, if the weights do not fit the module.
+    AveragingError
+        On evaluation, if `wskit.averaging.recalibrate_bn` cannot go through `bn_loader`.
 
     Examples
     --------
@@ -172,10 +174,10 @@ def module_metrics(
     """
     _check_lengths(x, y)
     where = torch.device(device) if device is not None else x.device
-    # What the module is called with must be a copy: functional_call and update_bn change it.
+    # What the module is called with must be a copy: functional_call and recalibrate_bn change it.
     own = copy.deepcopy(module).to(where).eval().requires_grad_(False)
     if bn_loader is not None:
-        _prepare_batch_norm(own, bn_loader)
+        _check_batch_norm(own, bn_loader)
     vmapped = bn_loader is None and (form or ("vmap" if where.type == "cuda" else "loop")) == "vmap"
     images, targets = x.detach().split(batch_size), y.detach().split(batch_size)
     in_use = threading.Lock()  # a module that is being called has one set of weights
@@ -265,21 +267,16 @@ def _check_lengths(x: Tensor, y: Tensor) -> None:
         raise LandscapeError(f"a target for each image is needed, got {len(x)} and {len(y)}.")
 
 
-def _prepare_batch_norm(own: nn.Module, loader: Iterable[Any]) -> None:
-    """Turn dropout off, which update_bn would turn on, and check what it is to go through."""
+def _check_batch_norm(own: nn.Module, loader: Iterable[Any]) -> None:
     if iter(loader) is loader:
         raise LandscapeError(
             "bn_loader is gone through once a point, and an iterator is empty after the first; "
             "pass a list of batches or a DataLoader."
         )
-    parts = list(own.modules())
-    if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts):
+    if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in own.modules()):
         raise LandscapeError(
             f"{type(own).__name__} has no batch norm to recompute; leave bn_loader out."
         )
-    for part in parts:
-        if isinstance(part, nn.modules.dropout._DropoutNd):
-            part.p = 0.0
 
 
 def _recompute_batch_norm(
@@ -289,7 +286,7 @@ def _recompute_batch_norm(
     tensors = _tensors(own)
     for name, value in weights.items():
         tensors[name].copy_(value)
-    update_bn(loader, own, next(iter(tensors.values())).device)
+    recalibrate_bn(own, loader)
 
 
 def _tensors(own: nn.Module) -> dict[str, Tensor]:
