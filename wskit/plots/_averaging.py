@@ -17,7 +17,6 @@ from wskit.plots._style import (
     measure_name,
     new_axes,
     styled,
-    write_beside,
 )
 
 if TYPE_CHECKING:
@@ -150,18 +149,18 @@ def plot_trajectory(
         style = {"c": spectrum.steps, "cmap": "viridis", "s": 36, "lw": 0, "label": "steps"}
         steps = ax.scatter(*places.T, **(style | kwargs))
         ax.figure.colorbar(steps, ax=ax, label="step")
-        middle = (places[:, 0].min() + places[:, 0].max()) / 2
+        colors = (PALETTE["fit"], PALETTE["other"], "black")
         for i, (name, point) in enumerate(points.items()):
-            look = {"marker": "PXDsp"[i % 5], "ms": 13, "mfc": PALETTE["fit"], "mec": "white"}
-            ax.plot(*point, **look, ls="", label=name)
-            # Means and last steps lie close together: their names do not.
-            write_beside(ax, point, name, left=bool(point[0] > middle), below=i % 2 == 1)
+            look = {"marker": "PXDsp"[i % 5], "ms": 12, "mfc": colors[i % 3], "mec": "white"}
+            ax.plot(*point, **look, ls="", zorder=3, label=name.replace("$", r"\$"))
         shares = 100 * spectrum.explained_variance_ratio[:2]
         xlabel, ylabel = (
             f"component {i}, {share:.3g} % of the variance" for i, share in enumerate(shares, 1)
         )
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.set_aspect("equal", adjustable="datalim")
+        if points:  # named over the Axes: a mean and a last step lie close together
+            legend_above(ax, handles=[line for line in ax.get_lines() if line.get_ls() == "None"])
     return ax
 
 

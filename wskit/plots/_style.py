@@ -92,16 +92,10 @@ def measure_name(measure: str) -> str:
     return measure.replace("_", " ") + unit
 
 
-def write_beside(
-    ax: Axes, at: np.ndarray, text: str, *, left: bool = False, below: bool = False
-) -> None:
+def write_beside(ax: Axes, at: np.ndarray, text: str, *, left: bool = False) -> None:
     """Write a name beside a point, on its left where there is no room on the right."""
-    place: dict[str, Any] = {
-        "xytext": (-9 if left else 9, -6 if below else 6),
-        "ha": "right" if left else "left",
-        "va": "top" if below else "baseline",
-    }
     style = {"textcoords": "offset points", "path_effects": _HALO, "clip_on": True}
+    place: dict[str, Any] = {"xytext": (-9, 6), "ha": "right"} if left else {"xytext": (9, 6)}
     ax.annotate(text, at, **(style | place), fontsize=11, parse_math=False)
 
 
