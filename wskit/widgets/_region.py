@@ -17,16 +17,14 @@ from wskit.errors import LandscapeError
 from wskit.geometry import weight_distances
 from wskit.landscape import (
     Evaluation,
-    LossPlane,
-    Plane,
     evaluate_mixtures,
-    iterate_mixtures,
     plane_through,
     random_direction,
 )
-from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+from wskit.widgets._panel import ROW, button, labelled
 from wskit.widgets._picture import FigurePicture
-from wskit.widgets._region_code import FIGSIZE, MARGIN, N_RANDOM, cell
+from wskit.widgets._plane import PlanePanel
+from wskit.widgets._region_code import FIGSIZE, N_RANDOM, cell
 from wskit.widgets._region_view import PointPicture, number_table
 
 _REACH = (-0.5, 1.5)  # of the two shares
@@ -34,7 +32,7 @@ _COARSE = (7, 13)  # grids that are shown before the last one
 _SLOTS = ("first", "second", "third")
 
 
-class RegionExplorer(Panel):
+class RegionExplorer(PlanePanel):
     """Walk on the plane of three models: the measures at a point, live, and the landscape.
 
     Parameters
@@ -110,10 +108,8 @@ class RegionExplorer(Panel):
                 f"of places, got {map.shape[0]} rows and {map.shape[1]} columns."
             )
         self._sizes = [*(size for size in _COARSE if size < resolution), resolution]
-        self.landscape: LossPlane | None = None
         self.ax: Axes | None = None
         self.map_ax: Axes | None = None
-        self._plane: Plane | None = None
         self._corners = pd.DataFrame()
         self._directions: list[dict[str, Tensor]] = []
         self.numbers = pd.DataFrame()
@@ -167,17 +163,6 @@ class RegionExplorer(Panel):
     def _rows(self) -> dict[str, int]:
         order = list(self.models)
         return {str(name): order.index(name) for name in self.chosen}
-
-    def wait(self, timeout: float = 60.0) -> None:
-        """Return when the landscape is done and shown, all its grids.
-
-        Parameters
-        ----------
-        timeout : float, default 60.0
-            Seconds for each grid; after that a `TimeoutError` is raised, and the work goes on.
-        """
-        while self._task is not None:
-            super().wait(timeout)
 
     def describe(self) -> str:
         """Say in words what the two pictures and the table show."""
@@ -249,16 +234,6 @@ class RegionExplorer(Panel):
     def _on_measure(self, _: Any) -> None:
         self._try(self._draw_plane)
 
-    def _try(self, action: Any) -> None:
-        """Do it here and now; an error is shown in the panel, and ends nothing that runs."""
-        try:
-            action()
-        except Exception as error:
-            self._fail(error)
-        else:
-            if self._task is None:
-                self._say()
-
     def _three(self) -> list[Mapping[str, Tensor]]:
         return [self.models[name] for name in self.chosen]
 
@@ -280,37 +255,9 @@ class RegionExplorer(Panel):
             self._move()
             self._plane = plane_through(*self._three())
             self._draw_plane()
-            self._fill(0)
+            self._fill(self.evaluate, self._three(), self._names(), self._sizes)
 
         self._try(begin)
-
-    def _fill(self, stage: int) -> None:
-        """Compute the landscape on one grid in a thread, show it, and go on to a finer one."""
-        models, plane, n = self._three(), self._plane, self._sizes[stage]
-        assert plane is not None
-        x, y = plane.grid(n, margin=MARGIN)
-        points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
-        at = plane.coefficients(points)
-        corners, names = plane.corners, self._names()
-
-        def work(task: Task) -> LossPlane:
-            parts: list[pd.DataFrame] = []
-            for part in iterate_mixtures(self.evaluate, models, at):
-                parts.append(part)
-                task.report(int(part.index[-1]) + 1, len(at))
-            table = pd.concat(parts)
-            measures = {str(name): table[name].to_numpy().reshape(n, n) for name in table}
-            return LossPlane(x, y, measures, corners, names, np.ones((n, n), dtype=bool))
-
-        def show(found: LossPlane) -> None:
-            self.landscape = found
-            self._draw_plane()
-            if stage + 1 < len(self._sizes):
-                self._fill(stage + 1)
-            else:
-                self._say()
-
-        self._run(work, show, thread=f"Computing the landscape, {n} × {n} points.")
 
     def _names(self) -> tuple[str, str, str]:
         return str(self.first), str(self.second), str(self.third)
@@ -362,16 +309,10 @@ class RegionExplorer(Panel):
         plane = self._plane
         if plane is None:
             return
-        shown = self.landscape
-        if shown is None:
-            x, y = plane.grid(2, margin=MARGIN)
-            nothing = {str(name): np.full((2, 2), np.nan) for name in self._corners}
-            never = np.zeros((2, 2), dtype=bool)
-            shown = LossPlane(x, y, nothing, plane.corners, self._names(), never)
         figure = self._picture.new_figure()
         with mpl.rc_context(plots.STYLE):
             self.ax = plots.plot_loss_plane(
-                shown,
+                self._shown_plane(self._corners, self._names()),
                 measure=self.measure,
                 point=self.coefficients @ plane.corners,
                 ax=figure.add_subplot(),

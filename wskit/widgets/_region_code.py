@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from wskit.widgets._plane import MARGIN
+
 if TYPE_CHECKING:
     from wskit.widgets._region import RegionExplorer
 
-MARGIN = 0.5  # of the landscape around the triangle
 N_RANDOM = 5  # directions of the random control; direction i has the seed i
 FIGSIZE = (6.4, 5.0)
 
