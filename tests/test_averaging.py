@@ -500,7 +500,7 @@ def test_large_but_finite_values_are_no_error():
         (lambda: average([]), "there are no models to average"),
         (
             lambda: average(GOOD),
-            "average takes a list of models, got one mapping; put it in a list",
+            "a list of models is needed, got one mapping; put it in a list",
         ),
         (
             lambda: average([GOOD], [0.5, 0.5]),

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from wskit.averaging._layout import Layout, block_size, layout_of
-from wskit.averaging._lazy import LazyMerge
+from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
 
 _SUM_TOLERANCE = 1e-6  # what is left of 1 by coefficients that were computed in float32
@@ -65,17 +65,13 @@ def average(
     >>> average([a, b], [0.75, 0.25])["w"]
     tensor([1.5000, 3.0000])
     """
-    if isinstance(weights, Mapping):
-        raise AveragingError("average takes a list of models, got one mapping; put it in a list.")
-    models = {f"model {number}": model for number, model in enumerate(weights, start=1)}
-    if not models:
-        raise AveragingError("there are no models to average.")
+    models = numbered(weights)
     layout = layout_of(models["model 1"])
     for label, model in models.items():
         if model is not models["model 1"]:
             layout.check(model, label)
-    c = _checked(coefficients, len(models))
-    result = _Average(layout, models, c, getattr(torch, precision))
+    c = checked(coefficients, len(models))
+    result = LinearMerge(layout, models, c, getattr(torch, precision))
     return result if lazy else result.read()
 
 
@@ -111,35 +107,49 @@ def interpolate(
     return average([a, b], [1 - alpha, alpha])
 
 
-class _Average(LazyMerge):
-    block_reads = True
+class LinearMerge(LazyMerge):
+    """The sum over i of c_i theta_i; the mean where the coefficients are None."""
 
     def __init__(
         self,
         layout: Layout,
         ingredients: Mapping[str, Mapping[str, Tensor]],
         coefficients: list[float] | None,
-        dtype: torch.dtype,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(layout, ingredients)
-        self._coefficients, self._dtype = coefficients, dtype
+        self._constants, self._dtype = coefficients, dtype
+
+    def _coefficients(self, name: str) -> list[float] | None:
+        return self._constants
 
     def _values(self, name: str, part: slice) -> Tensor:
         # Without coefficients the sum is divided once, which rounds less than n products do.
         n = len(self._ingredients)
-        coefficients = [1.0] * n if self._coefficients is None else self._coefficients
+        constants = self._coefficients(name)
+        coefficients = [1.0] * n if constants is None else constants
         total: Tensor | None = None
         for model, coefficient in zip(self._ingredients.values(), coefficients, strict=True):
-            values = model[name].detach().reshape(-1)[part]
+            values = entries(model, name, part)
             if total is None:
                 dtype = torch.promote_types(values.dtype, self._dtype)
                 total = torch.zeros(len(values), dtype=dtype, device=values.device)
             _add(total, values.to(total.device), coefficient)
             del values  # before the next model's are read
         assert total is not None
-        if self._coefficients is None:
+        if constants is None:
             total /= n
         return total
+
+
+def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:
+    """Give each model the label that messages call it by."""
+    if isinstance(models, Mapping):
+        raise AveragingError("a list of models is needed, got one mapping; put it in a list.")
+    found = {f"model {number}": model for number, model in enumerate(models, start=1)}
+    if not found:
+        raise AveragingError("there are no models to average.")
+    return found
 
 
 def _add(total: Tensor, values: Tensor, coefficient: float) -> None:
@@ -150,7 +160,8 @@ def _add(total: Tensor, values: Tensor, coefficient: float) -> None:
         total[low : low + step].add_(block, alpha=coefficient)
 
 
-def _checked(coefficients: ArrayLike | None, n: int) -> list[float] | None:
+def checked(coefficients: ArrayLike | None, n: int) -> list[float] | None:
+    """Raise unless there are n coefficients, or none, that sum to 1."""
     if coefficients is None:
         return None
     c = np.asarray(coefficients, dtype=np.float64)

@@ -11,7 +11,7 @@ from wskit.errors import AveragingError
 
 # Entries that are worked on at a time. On a CPU they stay in its cache between being converted,
 # checked and added; a GPU needs more of them to be busy.
-_BLOCK_CPU, _BLOCK_GPU = 2**19, 2**26
+_BLOCK_CPU, _BLOCK_GPU = 2**16, 2**26
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -24,7 +24,7 @@ def block_size(device: torch.device) -> int:
 def all_finite(x: Tensor) -> bool:
     """Tell whether there is no NaN and no inf; a sum tells it fastest, unless it overflows."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return bool(x.sum(dtype=dtype).isfinite()) or bool(x.isfinite().all())
+    return math.isfinite(x.sum(dtype=dtype).item()) or bool(x.isfinite().all())
 
 
 def diverged(x: Tensor, name: str, label: str) -> AveragingError:
@@ -77,8 +77,8 @@ class Layout:
         """Return where a model's first floating-point tensor is."""
         return weights[next(iter(self.spans))].device
 
-    def check(self, weights: Mapping[str, Tensor], label: str) -> None:
-        """Raise unless a model, called `label`, has this header."""
+    def check(self, weights: Mapping[str, Tensor], label: str, *, any_float: bool = False) -> None:
+        """Raise unless a model, called `label`, has this header, or other floats by choice."""
         if weights.keys() != self.shapes.keys():
             here, there = set(self.shapes) - set(weights), set(weights) - set(self.shapes)
             name = min(here | there)
@@ -94,7 +94,8 @@ class Layout:
                     f"tensor {name!r} has the shape {expected} in {self.label} and {tuple(shape)} "
                     f"in {label}; models of one architecture are needed."
                 )
-            if dtype != self.dtypes[name]:
+            floats = dtype.is_floating_point and self.dtypes[name].is_floating_point
+            if dtype != self.dtypes[name] and not (any_float and floats):
                 raise AveragingError(
                     f"tensor {name!r} is {self.dtypes[name]} in {self.label} and {dtype} in "
                     f"{label}; convert one of the two models."
@@ -125,18 +126,18 @@ class Layout:
         """
         block = block_size(device)
         for names in self._groups(block):
-            tensors = [weights[name].detach().reshape(-1).to(device) for name in names]
             if len(names) == 1:
-                whole = tensors.pop()
+                whole = _row(weights[names[0]], device)
             else:
-                whole = torch.cat([tensor.to(self.dtype) for tensor in tensors])
+                whole = torch.cat([_row(weights[name], device, self.dtype) for name in names])
             start, length = self.spans[names[0]].start, len(whole)
-            del tensors
-            for low in range(0, length, block):
-                values = whole[low : low + block].to(self.dtype)
+            # Blocks are for the converted values; where there are none, one call does it all.
+            step = max(length, 1) if whole.dtype == self.dtype else block
+            for low in range(0, length, step):
+                values = whole[low : low + step].to(self.dtype)
                 if not all_finite(values):
                     raise self._diverged(weights, names, label)
-                if low + block >= length:
+                if low + step >= length:
                     del whole
                 yield slice(start + low, start + low + len(values)), values
                 del values
@@ -230,6 +231,17 @@ def layout_of(weights: Mapping[str, Tensor], label: str = "model 1") -> Layout:
         n_parameters=n_parameters,
         dtype=torch.float64 if exact else torch.float32,
     )
+
+
+def _row(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Flatten and convert; a call that changes nothing would cost as much as a small tensor."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.ndim != 1:
+        tensor = tensor.reshape(-1)
+    if tensor.device != device or (dtype is not None and tensor.dtype != dtype):
+        tensor = tensor.to(device, dtype)
+    return tensor
 
 
 def _is_statistic(name: str) -> bool:

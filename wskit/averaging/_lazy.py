@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,11 +10,18 @@ from wskit.averaging._layout import Layout, all_finite, diverged
 from wskit.errors import AveragingError
 
 
+def entries(weights: Mapping[str, Tensor], name: str, part: slice) -> Tensor:
+    """Read a part of a flat tensor; a merge computes no more than that, of others it is a view."""
+    if isinstance(weights, LazyMerge) and part != slice(None):
+        return weights.read_block(name, part.start, part.stop)
+    return weights[name].detach().reshape(-1)[part]
+
+
 class LazyMerge(Mapping[str, Tensor], ABC):
     """A mapping with a model's header, each of whose tensors is computed when it is asked for.
 
-    Floating-point tensors follow a rule, `_values`; the others are those of the layout. Nothing
-    is kept, so that several threads may read at once.
+    Floating-point tensors follow a rule, `_values`; the others are those of the layout. Several
+    threads may read at once.
 
     Parameters
     ----------
@@ -25,64 +31,63 @@ class LazyMerge(Mapping[str, Tensor], ABC):
         What messages call each model, and the model.
     """
 
-    block_reads: ClassVar[bool] = False
-    """Whether a block costs its entries only; otherwise it costs its whole tensor."""
-
     def __init__(self, layout: Layout, ingredients: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self._layout, self._ingredients = layout, ingredients
+        self.layout, self._ingredients = layout, ingredients
 
     @abstractmethod
     def _values(self, name: str, part: slice) -> Tensor:
         """Merge a part of a flat tensor, in float32 or better.
 
-        Where not `block_reads` the part is always the whole tensor. Of NaN or inf in an ingredient
-        NaN or inf must be left.
+        NaN or inf in an ingredient must raise, or leave NaN or inf behind.
         """
 
+    @property
+    def block_reads(self) -> bool:
+        """Whether a block costs its entries only, or else its whole tensor."""
+        return all(getattr(model, "block_reads", True) for model in self._ingredients.values())
+
     def __getitem__(self, name: str) -> Tensor:
-        return self._rounded(name, slice(None)).view(self._layout.shapes[name])
+        return self._rounded(name, slice(None)).view(self.layout.shapes[name])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._layout.shapes
+        return name in self.layout.shapes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._layout.shapes)
+        return iter(self.layout.shapes)
 
     def __len__(self) -> int:
-        return len(self._layout.shapes)
+        return len(self.layout.shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._layout.shapes[name]
+        return self.layout.shapes[name]
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._layout.dtypes[name]
+        return self.layout.dtypes[name]
 
     @property
     def ties(self) -> Mapping[str, str]:
-        return dict(self._layout.ties)
+        return dict(self.layout.ties)
 
     def read(self) -> dict[str, Tensor]:
         """Compute every tensor, tied ones once."""
         result: dict[str, Tensor] = {}
         for name in self:
-            owner = self._layout.ties.get(name, name)
+            owner = self.layout.ties.get(name, name)
             result[name] = result[owner] if owner in result else self[name]
         return result
 
     def read_block(self, name: str, start: int, stop: int) -> Tensor:
         """Compute the entries start:stop of a flat tensor, in its dtype."""
-        if self.block_reads:
-            return self._rounded(name, slice(start, stop))
-        return self._rounded(name, slice(None))[start:stop]
+        return self._rounded(name, slice(start, stop))
 
     def _rounded(self, name: str, part: slice) -> Tensor:
         """Compute a part of a flat tensor, as memory of its own."""
-        if name not in self._layout.shapes:
+        if name not in self.layout.shapes:
             raise KeyError(name)
-        owner = self._layout.ties.get(name, name)
-        if owner in self._layout.others:
-            return self._layout.others[owner].reshape(-1)[part].clone()
-        result = self._values(owner, part).to(self._layout.dtypes[name])
+        owner = self.layout.ties.get(name, name)
+        if owner in self.layout.others:
+            return self.layout.others[owner].reshape(-1)[part].clone()
+        result = self._values(owner, part).to(self.layout.dtypes[name])
         if not all_finite(result):  # one check for all models
             raise self._diverged(owner)
         return result
@@ -94,6 +99,6 @@ class LazyMerge(Mapping[str, Tensor], ABC):
             if not all_finite(tensor):
                 return diverged(tensor, name, label)
         return AveragingError(
-            f"tensor {name!r} of the result overflows {self._layout.dtypes[name]}; convert the "
+            f"tensor {name!r} of the result overflows {self.layout.dtypes[name]}; convert the "
             "models to a wider dtype first."
         )
