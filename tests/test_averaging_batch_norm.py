@@ -176,7 +176,7 @@ def test_a_norm_that_is_used_twice_pools_both():
     x, bn = normal(20, 2), nn.BatchNorm1d(2)
 
     def twice(model, batch):
-        model(batch)
+        assert not model(batch).requires_grad
         model(input=batch * 3 + 5)
 
     recalibrate_bn(bn, x.split(10), forward=twice)
@@ -257,3 +257,17 @@ def test_what_is_no_batch_norm_or_is_not_reached():
     assert not both[0].track_running_stats
     with pytest.raises(ValueError, match="expected 4D input"):  # BatchNorm's own words
         recalibrate_bn(nn.BatchNorm2d(3), [normal(8)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cuda_equals_cpu(dtype):
+    """The batches stay on the CPU, and come to the model by themselves."""
+    batches = (normal(40, 3).to(dtype) + 10).split(17)
+    on_cpu, on_gpu = Net().to(dtype), Net().to(dtype).cuda()
+    recalibrate_bn(on_cpu, batches)
+    recalibrate_bn(on_gpu, batches)
+    for name, tensor in on_gpu.state_dict().items():
+        assert tensor.is_cuda
+        torch.testing.assert_close(tensor.cpu(), on_cpu.state_dict()[name], rtol=1e-5, atol=1e-5)

@@ -30,7 +30,7 @@ class _Moments:
         distances = x - center
         rest = distances.mean(dims).to(wide)  # of the mean, which was rounded
         mean = center.flatten().to(wide) + rest
-        squares = (distances.square_().sum(dims).to(wide) - n * rest.square()).clamp_(min=0)
+        squares = distances.square_().sum(dims).to(wide)
         if self.n == 0:
             self.n, self.mean, self.squares = n, mean, squares
             return
@@ -50,9 +50,9 @@ def recalibrate_bn(
     r"""Compute the running statistics of every BatchNorm anew from data, in place.
 
     Averaged weights need it: the mean of running statistics is not the statistics of the mean's
-    activations (Izmailov et al. 2018, arXiv:1803.05407, section 3.2). What is computed is the mean
-    and the unbiased variance over all values of a channel, whatever the batches' sizes and order:
-    with the n_b values of batch b, of mean m_b and sum of squared distances from it S_b,
+    activations (Izmailov et al. 2018, arXiv:1803.05407). What is computed is the mean and the
+    unbiased variance over all values of a channel, whatever the batches' sizes and order: with
+    the n_b values of batch b, of mean m_b and sum of squared distances from it S_b,
 
     .. math::
         \mu = \frac1n \sum_b n_b m_b, \qquad
