@@ -22,13 +22,14 @@ MAY_IMPORT = {
     "zoo": set(),
     "features": {"spectra", "fits"},
     "landscape": {"averaging", "zoo"},
+    "soups": {"averaging", "zoo"},
     "predictors": set(),
     "plots": set(),
     "exercises": {"features", "predictors", "zoo"},
     "course": set(),
     "widgets": {
         *("plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"),
-        *("geometry", "landscape"),
+        *("geometry", "landscape", "averaging", "soups"),
     },
 }
 NO_TORCH = {"fits", "predictors", "plots", "errors", "course"}

@@ -43,3 +43,7 @@ class GeometryError(WskitError, ValueError):
 
 class AveragingError(WskitError, ValueError):
     """Models cannot be averaged, recorded or sampled as asked."""
+
+
+class SoupError(WskitError, ValueError):
+    """A soup cannot be made of these models, or scored, as asked."""
