@@ -57,7 +57,7 @@ class Plane:
         return np.stack([1 - second - third, second, third], 1)
 
     def grid(
-        self, n: int = 21, margin: float = 0.2
+        self, n: int = 21, margin: float = 0.2, *, square: bool = False
     ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """Return `n` values of x and of y around the triangle.
 
@@ -66,6 +66,9 @@ class Plane:
         n : int, default 21
         margin : float, default 0.2
             How far they go beyond the triangle, as a part of its width and of its height.
+        square : bool, default False
+            Go as far in y as in x: around a triangle that is flat, such as that of two models and
+            a third one close to their line, there is else next to no height to look at.
 
         Returns
         -------
@@ -75,8 +78,13 @@ class Plane:
         --------
         >>> Plane(np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 4.0]])).grid(3, margin=0.5)
         (array([-1.,  1.,  3.]), array([-2.,  2.,  6.]))
+        >>> Plane(np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 4.0]])).grid(3, margin=0.5, square=True)
+        (array([-3.,  1.,  5.]), array([-2.,  2.,  6.]))
         """
         low, high = self.corners.min(0), self.corners.max(0)
+        if square:
+            centre, half = (low + high) / 2, (high - low).max() / 2
+            low, high = centre - half, centre + half
         reach = margin * (high - low)
         x, y = np.linspace(low - reach, high + reach, n).T
         return x, y

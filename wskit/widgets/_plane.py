@@ -25,6 +25,7 @@ class PlanePanel(Panel):
     landscape: LossPlane | None = None
 
     _plane: Plane | None = None
+    _square = False  # the landscape's grid: see `Plane.grid`
     _points_at_once: int | None = None  # of the landscape, between two looks at Cancel
 
     def wait(self, timeout: float = 60.0) -> None:
@@ -66,7 +67,7 @@ class PlanePanel(Panel):
         """Compute the landscape on one grid in a thread, show it, and go on to a finer one."""
         plane, (n, *finer) = self._plane, sizes
         assert plane is not None
-        x, y = plane.grid(n, margin=MARGIN)
+        x, y = plane.grid(n, margin=MARGIN, square=self._square)
         points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
         at, corners = plane.coefficients(points), plane.corners
 
@@ -94,6 +95,6 @@ class PlanePanel(Panel):
         if self.landscape is not None:
             return self.landscape
         assert self._plane is not None
-        x, y = self._plane.grid(2, margin=MARGIN)
+        x, y = self._plane.grid(2, margin=MARGIN, square=self._square)
         nothing = {str(name): np.full((2, 2), np.nan) for name in measures}
         return LossPlane(x, y, nothing, self._plane.corners, names, np.zeros((2, 2), dtype=bool))
