@@ -115,35 +115,49 @@ def _read_index(path: Path, within: str | None, max_bytes: int) -> Contents:
                     f"{path}: expected tensor {name!r} in {shard}, which does not hold it;"
                     " get the index and its shards again"
                 )
-            entry = shards[shard].entries[name]
-            entries[name] = replace(entry, identity=(shard, entry.identity))
-        left_out = [
-            name for shard in shards.values() for name in shard.entries if name not in entries
-        ]
+            entries[name] = _in_shard(shards[shard].entries[name], shard)
+        stored = {entry.identity for entry in entries.values()}
+        left_out = []
+        for shard, contents in shards.items():
+            for name, entry in contents.entries.items():
+                if name not in entries and _in_shard(entry, shard).identity in stored:
+                    entries[name] = _in_shard(entry, shard)  # an index has no names of tied tensors
+                elif name not in entries:
+                    left_out.append(name)
         return Contents(entries, left_out=tuple(left_out), close=stack.pop_all().close)
     raise AssertionError("unreachable: the stack swallows no exception")
 
 
-def _shard_path(index: Path, shard: str) -> Path:
-    """Return the shard's path, if links do not lead it out of the index's folder.
+def _in_shard(entry: Entry, shard: str) -> Entry:
+    return replace(entry, identity=(shard, entry.identity))
 
-    The Hugging Face cache is the one exception: its ``snapshots/REVISION`` holds links to the
-    ``blobs`` beside ``snapshots``.
-    """
+
+def _shard_path(index: Path, shard: str) -> Path:
+    """Return the shard's path, if links do not lead it out of the index's folder."""
     folder = index.parent.absolute()
     path = folder / shard
     if not path.is_file():
         raise CheckpointError(
             f"{index}: expected the shard {shard!r} beside it, found none; get all shards"
         )
+    check_inside(path, folder, index)
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{index}: expected shards of {', '.join(SUFFIXES)}, got {shard!r}")
+    return path
+
+
+def check_inside(path: Path, folder: Path, where: Path) -> None:
+    """Refuse a file that is a link out of its folder.
+
+    The Hugging Face cache is the one exception: its ``snapshots/REVISION`` holds links to the
+    ``blobs`` beside ``snapshots``.
+    """
+    folder = folder.absolute()
     roots = [folder.resolve()]
     if folder.parent.name == "snapshots":
         roots.append((folder.parent.parent / "blobs").resolve())
     if not any(path.resolve().is_relative_to(root) for root in roots):
         raise CheckpointError(
-            f"{index}: expected shards inside the index's folder, but {shard!r} is a link to"
-            f" {path.resolve()}; do not use this index"
+            f"{where}: expected files inside the folder, but {path.name!r} is a link to"
+            f" {path.resolve()}; do not use it"
         )
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{index}: expected shards of {', '.join(SUFFIXES)}, got {shard!r}")
-    return path

@@ -1,0 +1,186 @@
+"""A folder of weights in Hugging Face's layout: shards, their index, what lies beside them.
+
+The folder is made under another name beside its target, and takes its place by one rename. Shards
+that are finished outlive a failure: beside them, a journal says what they were made of.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import filelock
+from torch import Tensor
+
+from wskit.checkpoints._contents import refusing, shorten
+from wskit.checkpoints._folder import INDEX_SUFFIX, check_inside
+from wskit.checkpoints._save_file import Plan, Spec, Work, atomic, plan_file, write_file, writing
+from wskit.errors import CheckpointError
+
+_STEM = "model"
+_OURS = re.compile(rf"{_STEM}(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_COMPANIONS = (".json", ".txt", ".model", ".jinja")  # configurations, tokenizers
+
+
+def plan_folder(
+    specs: Mapping[str, Spec],
+    ties: Mapping[str, str],
+    metadata: Mapping[str, str],
+    shard_size: int,
+    where: str,
+) -> dict[str, Plan]:
+    """Return the files of weights; a shard takes tensors until the next would pass `shard_size`."""
+    shards: list[dict[str, Spec]] = [{}]
+    size = 0
+    for name, spec in specs.items():
+        if shards[-1] and size + spec.nbytes > shard_size:
+            shards.append({})
+            size = 0
+        shards[-1][name] = spec
+        size += spec.nbytes
+    plans = {}
+    for number, shard in enumerate(shards, start=1):
+        part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        tied = {name: owner for name, owner in ties.items() if owner in shard}
+        plans[f"{_STEM}{part}.safetensors"] = plan_file(shard, {**metadata, **tied}, where)
+    return plans
+
+
+def companions(folder: Path) -> list[Path]:
+    """Return the files that belong to a folder's weights: configurations and the tokenizer's."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: expected a folder to copy configuration and tokenizer from, got"
+            f" {'a file' if folder.exists() else 'nothing'}; leave copy_from out"
+        )
+    with refusing(folder, "a readable folder"):
+        found = [path for path in sorted(folder.iterdir()) if _is_companion(path)]
+    for path in found:
+        check_inside(path, folder, folder)
+    return found
+
+
+def check_target(target: Path) -> None:
+    """Refuse a target that is no folder, or that holds what would be lost."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise CheckpointError(f"{target}: expected a folder or nothing, got a file; move it away")
+    others = [
+        path.name
+        for path in sorted(target.iterdir())
+        if not (_OURS.fullmatch(path.name) and path.is_file()) and not _is_companion(path)
+    ]
+    if others:
+        raise CheckpointError(
+            f"{target}: expected a folder of .safetensors weights, which would be replaced, but it"
+            f" also holds {shorten(others)}; choose another folder"
+        )
+
+
+def write_folder(
+    target: Path,
+    weights: Mapping[str, Tensor],
+    plans: Mapping[str, Plan],
+    beside: list[Path],
+    work: Work,
+    *,
+    made_of: Mapping[str, str],
+) -> None:
+    """Write a planned folder; go on with the shards of an earlier call that were made of the same.
+
+    What they were made of is told by `made_of` and the headers. If `made_of` is empty, equal
+    headers do not say that the values are equal: everything is written anew.
+    """
+    with _workshop(target, list(plans)) as folder:
+        made, journal = folder / "made", folder / "journal.json"
+        heads = hashlib.sha256(b"".join(plan.head for plan in plans.values())).hexdigest()
+        record = json.dumps({"made_of": dict(made_of), "headers": heads}).encode()
+        if not (made_of and journal.is_file() and journal.read_bytes() == record):
+            shutil.rmtree(made, ignore_errors=True)
+            with atomic(journal) as file:
+                file.write(record)
+        made.mkdir(exist_ok=True)
+        for path in made.iterdir():
+            if path.name not in plans or path.stat().st_size != plans[path.name].nbytes:
+                path.unlink()
+        left = {name: plan for name, plan in plans.items() if not (made / name).exists()}
+        check_space(made, sum(plan.nbytes for plan in left.values()), target)
+        for name, plan in plans.items():
+            if name in left:
+                with atomic(made / name) as file:
+                    write_file(file, weights, plan, work)
+            else:
+                work.advance(sum(spec.nbytes for spec in plan.specs.values()))
+        for path in beside:
+            with atomic(made / path.name) as file:
+                file.write(path.read_bytes())
+        if len(plans) > 1:
+            with atomic(made / f"{_STEM}.safetensors{INDEX_SUFFIX}") as file:
+                file.write(_index(weights, plans))
+        _replace(target, made, folder / "old")
+
+
+def check_space(folder: Path, nbytes: int, target: Path) -> None:
+    """Refuse at once what the disk cannot hold."""
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise CheckpointError(
+            f"{target}: expected {nbytes} free bytes to write it, got {free}; free some space or"
+            " choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _workshop(target: Path, shards: list[str]) -> Iterator[Path]:
+    """Give the hidden folder beside the target; it goes, unless it holds a finished shard."""
+    folder = target.with_name(f".{target.name}.part")
+    lock = filelock.FileLock(folder / "lock", timeout=0)
+    with writing(target):
+        folder.mkdir(exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise CheckpointError(
+                f"{target}: expected to be alone to write it, but another process writes it; wait"
+                " for it or choose another folder"
+            ) from error
+        old = folder / "old"
+        if old.exists() and not target.exists():  # killed between the two renames
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            keep = any((folder / "made" / name).exists() for name in shards)
+            lock.release()
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(target: Path, made: Path, old: Path) -> None:
+    """Move the new folder to its target, and the old one out of its way."""
+    if target.exists():
+        target.rename(old)
+    try:
+        made.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+
+
+def _index(weights: Mapping[str, Tensor], plans: Mapping[str, Plan]) -> bytes:
+    total = sum(spec.nbytes for plan in plans.values() for spec in plan.specs.values())
+    shards = {name: file for file, plan in plans.items() for name in plan.specs}
+    weight_map = {name: shards[name] for name in weights if name in shards}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return json.dumps(index, indent=2, ensure_ascii=False).encode()
+
+
+def _is_companion(path: Path) -> bool:
+    hidden, index = path.name.startswith("."), path.name.endswith(INDEX_SUFFIX)
+    return path.suffix in _COMPANIONS and path.is_file() and not hidden and not index
