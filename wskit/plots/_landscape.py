@@ -28,6 +28,7 @@ _MARKERS = "osD^vPX*ph"
 _LEVELS = 21  # contours
 _SPAN = 10  # positive losses whose largest is more times the smallest have logarithmic levels
 _PATH = "loss-path"  # marks the lines of paths that are on the Axes already
+_FLAT = 0.1  # of a triangle: its height over the picture's, below which names would collide
 _FEW = 40  # models that are named one by one beside a matrix
 _TRIANGLE = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 
@@ -140,9 +141,13 @@ def plot_loss_plane(
             bar.ax.minorticks_off()
         triangle = plane.corners[[0, 1, 2, 0]]
         ax.plot(*triangle.T, color="black", ls="--", lw=1, label="_triangle")
-        for name, corner in zip(plane.names, plane.corners, strict=True):
+        sides = ["right"] * 3
+        if np.ptp(plane.corners[:, 1]) < _FLAT * np.ptp(plane.y):  # no name on another's model
+            for corner, side in enumerate(plane.corners[:, 0].argsort().argsort()):
+                sides[corner] = ("left", "above", "right")[side]
+        for name, corner, side in zip(plane.names, plane.corners, sides, strict=True):
             ax.plot(*corner, marker="o", ms=9, mfc="white", mec="black", ls="", label=f"_{name}")
-            write_beside(ax, corner, name)
+            write_beside(ax, corner, name, side)
         if point is not None:
             style = {"marker": "P", "ms": 13, "mfc": PALETTE["fit"], "mec": "white", "ls": ""}
             ax.plot(*np.asarray(point, dtype=float), **style, gid="point", label="point")
@@ -352,7 +357,7 @@ def plot_model_map(
             ring = {"marker": "o", "ls": "", "ms": 14, "mfc": "none", "mew": 2, "mec": "black"}
             ax.plot(*places[row], **ring, label=name)
             middle = (np.nanmin(places[:, 0]) + np.nanmax(places[:, 0])) / 2
-            write_beside(ax, places[row], name, left=bool(places[row, 0] > middle))
+            write_beside(ax, places[row], name, "left" if places[row, 0] > middle else "right")
         if base is not None:
             centre = np.asarray(base, dtype=float)
             star = {"marker": "*", "ls": "", "ms": 18, "mfc": "black", "mec": "white"}

@@ -92,11 +92,17 @@ def measure_name(measure: str) -> str:
     return measure.replace("_", " ") + unit
 
 
-def write_beside(ax: Axes, at: np.ndarray, text: str, *, left: bool = False) -> None:
-    """Write a name beside a point, on its left where there is no room on the right."""
+_SIDES: dict[str, dict[str, Any]] = {
+    "right": {"xytext": (9, 6)},
+    "left": {"xytext": (-9, 6), "ha": "right"},
+    "above": {"xytext": (0, 10), "ha": "center"},
+}
+
+
+def write_beside(ax: Axes, at: np.ndarray, text: str, side: str = "right") -> None:
+    """Write a name beside a point: on its right, on its left or above it."""
     style = {"textcoords": "offset points", "path_effects": _HALO, "clip_on": True}
-    place: dict[str, Any] = {"xytext": (-9, 6), "ha": "right"} if left else {"xytext": (9, 6)}
-    ax.annotate(text, at, **(style | place), fontsize=11, parse_math=False)
+    ax.annotate(text, at, **(style | _SIDES[side]), fontsize=11, parse_math=False)
 
 
 def legend_above(
