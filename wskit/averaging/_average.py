@@ -133,12 +133,17 @@ class LinearMerge(LazyMerge):
             values = entries(model, name, part)
             if total is None:
                 dtype = torch.promote_types(values.dtype, self._dtype)
-                total = torch.zeros(len(values), dtype=dtype, device=values.device)
-            _add(total, values.to(total.device), coefficient)
+                total = values.to(dtype, copy=True)
+                if coefficient != 1:
+                    total *= coefficient
+            else:
+                _add(total, values.to(total.device), coefficient)
             del values  # before the next model's are read
         assert total is not None
-        if constants is None:
+        if constants is None and n & (n - 1):
             total /= n
+        elif constants is None:  # a power of two: the same number, and a product is faster
+            total *= 1 / n
         return total
 
 
