@@ -3,7 +3,6 @@
 import copy
 import weakref
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 import numpy as np
@@ -135,34 +134,6 @@ def test_tensors_larger_than_a_block():
     for mean in (average(models), of_mean(RunningMean(), models)):
         for name in ("w", "b"):
             np.testing.assert_allclose(mean[name], naive(models, name), atol=3e-7)
-
-
-def test_the_precision_of_the_sums():
-    models = [{"w": torch.tensor(x)} for x in (2.0**24, 1.0, 1.0, 1.0, 2.0**24)]
-    c = [1.0, 0.5, 0.5, 0.0, -1.0]
-    assert average(models, c, precision="float64")["w"] == 1
-    assert average(models, c)["w"] == 0  # 2^24 + 0.5 is no float32
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_blocks_are_parts_of_the_whole(dtype):
-    models = [model.state_dict() for model in networks(3, dtype, mask=True)]
-    whole, lazy = average(models), average(models, lazy=True)
-    assert lazy.block_reads
-    jobs = [(k, low, low + 4) for k in whole for low in range(0, whole[k].numel(), 4)] * 20
-    with ThreadPoolExecutor(2) as pool:
-        blocks = list(pool.map(lambda job: lazy.read_block(*job), jobs))
-    for (name, start, stop), block in zip(jobs, blocks, strict=True):
-        assert block.dtype is whole[name].dtype
-        assert torch.equal(block, whole[name].reshape(-1)[start:stop])
-        block.zero_()
-    assert torch.equal(lazy["embed.weight"], whole["embed.weight"])
-    with pytest.raises(KeyError):
-        lazy.read_block("nothing", 0, 1)
-    models[1]["head.bias"][3] = float("nan")
-    assert lazy.read_block("head.bias", 0, 3).isfinite().all()
-    with pytest.raises(AveragingError, match=r"'head.bias' of model 2 holds NaN or inf in 1 of"):
-        lazy.read_block("head.bias", 2, 5)
 
 
 # --- torch ------------------------------------------------------------------------------------

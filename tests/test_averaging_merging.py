@@ -5,14 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from wskit import averaging
 from wskit.averaging import (
     add_task_vectors,
     average,
     fisher_average,
-    fisher_diagonal,
     interpolate,
     merge_dare,
     merge_model_stock,
@@ -20,7 +18,7 @@ from wskit.averaging import (
     slerp,
     task_vector,
 )
-from wskit.averaging._task_vectors import _kth_largest
+from wskit.averaging._task_vectors import _kth_largest, _random_mask
 from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import AveragingError
 
@@ -98,6 +96,7 @@ def fishers_of(models):
 
 
 RULES = {
+    "average": lambda base, models, **k: average([base, *models], **k),
     "slerp": lambda base, models, **k: slerp(base, models[0], 0.3, **k),
     "task vectors": lambda base, models, **k: add_task_vectors(
         base, [task_vector(m, base, lazy=True) for m in models], [0.5, -1.0, 0.75], **k
@@ -127,6 +126,8 @@ def masks_of(base, models, density, seed):
 
 def expected(rule, base, models, name):
     b, m = exact(base, name), [exact(model, name) for model in models]
+    if rule == "average":
+        return np.mean([b, *m], axis=0)
     if rule == "slerp":
         return 0.7 * b + 0.3 * m[0] if len(b) == 1 else naive_slerp(b, m[0], 0.3)
     if rule == "task vectors":
@@ -168,6 +169,13 @@ def test_a_rule_is_the_formula_rounded_once(rule, dtype):
         assert (error <= rounding + (1e-14 if dtype is torch.float64 else 1e-6)).all(), name
     assert merged["n"] == 100
     assert merged["tied"].data_ptr() == merged["a.weight"].data_ptr()
+
+
+def test_the_precision_of_the_sums():
+    models = [{"w": torch.tensor(x)} for x in (2.0**24, 1.0, 1.0, 1.0, 2.0**24)]
+    c = [1.0, 0.5, 0.5, 0.0, -1.0]
+    assert average(models, c, precision="float64")["w"] == 1
+    assert average(models, c)["w"] == 0  # 2^24 + 0.5 is no float32
 
 
 def test_task_arithmetic_undoes_itself():
@@ -270,6 +278,17 @@ def test_ties_does_not_mind_the_order_of_equal_entries(trim):
     torch.testing.assert_close(merged["w"], backwards["w"])
 
 
+def test_the_mask_does_not_depend_on_where_one_begins():
+    whole = _random_mask("key", 0, 1000, 0.3)
+    for start in (1, 7, 8, 9, 991):
+        assert torch.equal(_random_mask("key", start, 1000 - start, 0.3), whole[start:])
+    many = _random_mask("other", 0, 100_000, 0.3)
+    assert many.double().mean() == pytest.approx(0.3, abs=5 * (0.21 / 100_000) ** 0.5)
+    runs = (many[1:] & many[:-1]).double().mean()
+    assert runs == pytest.approx(0.09, abs=0.006)  # neighbours are independent
+    assert _random_mask("key", 0, 9, 1.0).all()
+
+
 @pytest.mark.parametrize("n", [1, 7, 1000])
 def test_the_kth_largest_magnitude(n):
     generator = torch.Generator().manual_seed(n)
@@ -294,9 +313,6 @@ def test_dare_keeps_the_mean_and_follows_its_seed():
     assert torch.equal(merge_dare([model], base, seed=0, density=1.0)["w"], model["w"])
 
 
-# --- Fisher -----------------------------------------------------------------------------------
-
-
 def test_fisher_average_of_equal_information_is_the_average():
     _, models = models_of(3)
     for value in (0.0, 2.0):  # 0 is lifted to the floor
@@ -304,81 +320,6 @@ def test_fisher_average_of_equal_information_is_the_average():
         merged, mean = fisher_average(models, fishers), average(models)
         for k in SHAPES:
             torch.testing.assert_close(merged[k], mean[k])
-
-
-def test_the_least_squares_solution_of_all_data_is_the_fisher_average():
-    """With F the precision of each model's posterior, as the derivation has it."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(30, 4)), rng.normal(size=30)
-    X[:15, :2] = X[15:, 2:] = 0  # each half knows two of the weights
-    X = np.linalg.qr(X)[0]  # so that the precisions are diagonal
-    halves = [(X[:15], y[:15]), (X[15:], y[15:])]
-    models = [{"w": torch.tensor(np.linalg.lstsq(A, b, rcond=None)[0])} for A, b in halves]
-    fishers = [{"w": torch.tensor((A**2).sum(0))} for A, _ in halves]
-    merged = fisher_average(models, fishers, floor=1e-12)["w"]
-    np.testing.assert_allclose(merged, np.linalg.lstsq(X, y, rcond=None)[0], atol=1e-9)
-
-
-class Network(nn.Module):
-    """Tied weights, a batch norm and a buffer of integers."""
-
-    def __init__(self):
-        super().__init__()
-        self.a = nn.Linear(4, 4)
-        self.norm = nn.BatchNorm1d(4)
-        self.b = nn.Linear(4, 4, bias=False)
-        self.b.weight = self.a.weight
-
-    def forward(self, x):
-        return self.b(torch.tanh(self.norm(self.a(x))))
-
-
-def network():
-    torch.manual_seed(0)
-    return Network().eval(), torch.randn(9, 4)
-
-
-def naive_fisher_diagonal(module, x):
-    total = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
-    for image in x:
-        p = module(image[None]).softmax(-1)[0].detach()
-        for label, share in enumerate(p):
-            module.zero_grad()
-            module(image[None]).log_softmax(-1)[0, label].backward()
-            for name, parameter in module.named_parameters():
-                total[name] += share * parameter.grad**2 / len(x)
-    module.zero_grad()
-    return total
-
-
-def test_fisher_diagonal_is_the_expected_square_of_the_gradient(monkeypatch):
-    module, x = network()
-    truth = naive_fisher_diagonal(module, x)
-    for gradients in (2**24, 100, 1):  # all at once, some, one at a time
-        monkeypatch.setattr(averaging._fisher, "_GRADIENTS", gradients)
-        found = fisher_diagonal(module, x)
-        for name, value in truth.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-9)
-        assert torch.equal(found["b.weight"], found["a.weight"])
-        assert not found["norm.running_var"].any()
-        assert list(found) == [k for k, v in module.state_dict().items() if v.is_floating_point()]
-    assert all(p.grad is None for p in module.parameters())
-    merged = fisher_average([module.state_dict()] * 2, [found, found])
-    torch.testing.assert_close(merged["a.weight"], module.state_dict()["a.weight"])
-
-
-def test_drawn_labels_lead_to_the_expectation():
-    module, x = network()
-    truth = fisher_diagonal(module, x)["a.bias"]
-    errors = [
-        (fisher_diagonal(module, x, n_draws=n, seed=1)["a.bias"] - truth).norm() / truth.norm()
-        for n in (1, 10000)
-    ]
-    assert errors[0] > 0.03
-    assert 0 < errors[1] < 0.01
-    again = [fisher_diagonal(module, x, n_draws=2, seed=s)["a.bias"] for s in (1, 1, 2)]
-    assert torch.equal(again[0], again[1])
-    assert not torch.equal(again[0], again[2])
 
 
 # --- lazy, blocks, files ----------------------------------------------------------------------
@@ -391,7 +332,7 @@ def test_blocks_and_files_give_the_same(rule, tmp_path):
     paths = [save_weights(m, tmp_path / f"{i}.safetensors") for i, m in enumerate([base, *models])]
     first, *others = [open_checkpoint(path) for path in paths]
     lazy = RULES[rule](first, others, lazy=True)
-    assert lazy.block_reads == (not rule.startswith("dare"))
+    assert lazy.block_reads
     jobs = [(k, low, low + 3) for k in whole for low in range(0, whole[k].numel(), 3)]
     with ThreadPoolExecutor(2) as pool:
         for (name, start, stop), block in zip(
@@ -401,6 +342,43 @@ def test_blocks_and_files_give_the_same(rule, tmp_path):
     saved = open_checkpoint(save_weights(lazy, tmp_path / "merged.safetensors"))
     assert saved.ties == lazy.ties == {"tied": "a.weight"}
     assert all(torch.equal(saved[k], whole[k]) for k in whole)
+
+
+def test_blocks_are_not_offered_where_each_costs_the_whole_tensor(tmp_path):
+    base, models = models_of(3)
+    path = tmp_path / "base.npz"
+    np.savez(path, **{k: v.numpy() for k, v in base.items()})
+    with open_checkpoint(path) as first:
+        for rule in ("average", "ties", "dare, ties"):
+            lazy = RULES[rule](first, [{**m, "tied": m["tied"].clone()} for m in models], lazy=True)
+            assert not lazy.block_reads
+            assert torch.equal(lazy["a.weight"], RULES[rule](base, models)["a.weight"])
+
+
+def test_a_block_tells_of_nan_in_it_and_nothing_of_nan_outside():
+    base, models = models_of(2)
+    models[0]["a.bias"][3] = float("nan")
+    lazy = average([base, *models], lazy=True)
+    assert lazy.read_block("a.bias", 0, 3).isfinite().all()
+    with pytest.raises(AveragingError, match=r"'a.bias' of model 2 holds NaN or inf in 1 of its 7"):
+        lazy.read_block("a.bias", 2, 5)
+    lazy.read_block("n", 0, 1).zero_()  # is no view
+    assert lazy["n"] == 100
+    with pytest.raises(KeyError):
+        lazy.read_block("nothing", 0, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rule", RULES)
+def test_cuda_equals_cpu(rule):
+    base, models = models_of(3)
+    expected = RULES[rule](base, models)
+    on_gpu = [{k: v.cuda() for k, v in m.items()} for m in (base, *models)]
+    merged = RULES[rule](on_gpu[0], on_gpu[1:])
+    for name in base:
+        assert merged[name].is_cuda
+        torch.testing.assert_close(merged[name].cpu(), expected[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -455,8 +433,6 @@ def fisher_of(value):
         ),
         (lambda: fisher_average([ONE] * 2, fisher_of(-1.0)), "of model 1 holds NaN, inf or neg"),
         (lambda: fisher_average([ONE] * 2, fisher_of(float("nan"))), "of model 1 holds NaN, inf"),
-        (lambda: fisher_diagonal(nn.Linear(1, 2), torch.ones(1, 1)), r"call its eval\(\) first"),
-        (lambda: fisher_diagonal(nn.Linear(1, 2).eval(), torch.ones(0, 1)), "got 0 and None"),
     ],
 )
 def test_messages(call, message, without_type_checks):

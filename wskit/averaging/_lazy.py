@@ -1,7 +1,7 @@
 """Merged models whose tensors are computed when they are read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ def entries(weights: Mapping[str, Tensor], name: str, part: slice) -> Tensor:
     if isinstance(weights, LazyMerge) and part != slice(None):
         return weights.read_block(name, part.start, part.stop)
     return weights[name].detach().reshape(-1)[part]
+
+
+def reader(weights: Mapping[str, Tensor], name: str) -> Callable[[slice], Tensor]:
+    """Return what reads parts of a flat tensor, all of them for the cost of the whole."""
+    if isinstance(weights, LazyMerge) and weights.block_reads:
+        return lambda part: entries(weights, name, part)
+    whole = entries(weights, name, slice(None))
+    return lambda part: whole[part]
 
 
 class LazyMerge(Mapping[str, Tensor], ABC):
@@ -43,8 +51,12 @@ class LazyMerge(Mapping[str, Tensor], ABC):
 
     @property
     def block_reads(self) -> bool:
-        """Whether a block costs its entries only, or else its whole tensor."""
-        return all(getattr(model, "block_reads", True) for model in self._ingredients.values())
+        """Whether a block costs its entries only.
+
+        It costs its whole tensor where that of an ingredient must be read, as from an ``.npz``.
+        """
+        models = self._ingredients.values()
+        return all(getattr(m, "block_reads", getattr(m, "views", True)) for m in models)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._rounded(name, slice(None)).view(self.layout.shapes[name])

@@ -34,6 +34,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self._source = source
         self._metadata = MappingProxyType(dict(contents.metadata))
         self._left_out = contents.left_out
+        self._views = contents.views
         first: dict[object, str] = {}
         self._ties = {
             name: first[entry.identity]
@@ -60,6 +61,11 @@ class Checkpoint(Mapping[str, Tensor]):
     def ties(self) -> Mapping[str, str]:
         """Names of tied tensors, each with the first name of the same memory."""
         return MappingProxyType(self._ties)
+
+    @property
+    def views(self) -> bool:
+        """Whether a tensor costs nothing until its entries are looked at: not in ``.npz``."""
+        return self._views
 
     @property
     def nbytes(self) -> int:

@@ -35,12 +35,16 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """Everything that a source holds: tensors, plain values beside them, names left out."""
+    """Everything that a source holds: tensors, plain values beside them, names left out.
+
+    `views` tells whether a tensor that is read costs nothing until its entries are looked at.
+    """
 
     entries: Mapping[str, Entry]
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    views: bool = True
 
 
 @contextlib.contextmanager

@@ -69,6 +69,17 @@ def read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a path's weights are read from: an index and its shards, or one."""
+    if path.is_dir():
+        path = _find_in_folder(path)
+    _check_file(path)
+    if not path.name.endswith(INDEX_SUFFIX):
+        return [path]
+    shards = dict.fromkeys(read_index(path).values())
+    return [path, *(_shard_path(path, shard) for shard in shards)]
+
+
 def _check_file(path: Path) -> None:
     if not path.exists():
         raise CheckpointError(f"{path}: expected weights, found nothing; check the path")
@@ -124,7 +135,19 @@ def _read_index(path: Path, within: str | None, max_bytes: int) -> Contents:
                     entries[name] = _in_shard(entry, shard)  # an index has no names of tied tensors
                 elif name not in entries:
                     left_out.append(name)
-        return Contents(entries, left_out=tuple(left_out), close=stack.pop_all().close)
+        first, *others = (contents.metadata for contents in shards.values())
+        common = {
+            key: first[key]
+            for key in first
+            if all(key in o and o[key] == first[key] for o in others)
+        }
+        return Contents(
+            entries,
+            common,
+            left_out=tuple(left_out),
+            close=stack.pop_all().close,
+            views=all(contents.views for contents in shards.values()),
+        )
     raise AssertionError("unreachable: the stack swallows no exception")
 
 

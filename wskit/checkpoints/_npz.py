@@ -39,7 +39,7 @@ def read_npz(path: Path, max_bytes: int) -> Contents:
     except BaseException:
         archive.close()
         raise
-    return Contents(entries, close=archive.close)
+    return Contents(entries, close=archive.close, views=False)
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, Entry]:

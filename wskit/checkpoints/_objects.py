@@ -116,7 +116,12 @@ def _contents_of_lazy(source: Any) -> Contents:
         )
         for name in source
     }
-    return Contents(entries, getattr(source, "metadata", {}), getattr(source, "left_out", ()))
+    return Contents(
+        entries,
+        getattr(source, "metadata", {}),
+        getattr(source, "left_out", ()),
+        views=getattr(source, "views", False),
+    )
 
 
 def _find_weights(
