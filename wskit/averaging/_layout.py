@@ -11,7 +11,7 @@ from wskit.errors import AveragingError
 
 # Entries that are worked on at a time. On a CPU they stay in its cache between being converted,
 # checked and added; a GPU needs more of them to be busy.
-_BLOCK_CPU, _BLOCK_GPU = 2**16, 2**26
+_BLOCK_CPU, _BLOCK_GPU = 2**19, 2**26
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -131,8 +131,9 @@ class Layout:
             else:
                 whole = torch.cat([_row(weights[name], device, self.dtype) for name in names])
             start, length = self.spans[names[0]].start, len(whole)
-            # Blocks are for the converted values; where there are none, one call does it all.
-            step = max(length, 1) if whole.dtype == self.dtype else block
+            # Values, what they are converted to and what they are added to share the cache; where
+            # nothing is converted, one call for all of it is as fast.
+            step = max(length, 1) if whole.dtype == self.dtype else block // 4
             for low in range(0, length, step):
                 values = whole[low : low + step].to(self.dtype)
                 if not all_finite(values):
@@ -234,7 +235,7 @@ def layout_of(weights: Mapping[str, Tensor], label: str = "model 1") -> Layout:
 
 
 def _row(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Flatten and convert; a call that changes nothing would cost as much as a small tensor."""
+    """Flatten and convert, without the calls that change nothing: a small tensor costs no more."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     if tensor.ndim != 1:
