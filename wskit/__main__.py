@@ -1,4 +1,4 @@
-"""The command line: ``wskit lab | doctor | data | copy-notebooks | student-copies``.
+"""The command line: ``wskit lab | doctor | data | soup | copy-notebooks | student-copies``.
 
 Only arguments and printing are here. What goes wrong on purpose (`WskitError`) is one line on
 stderr and exit status 2; an interruption is 130.
@@ -18,6 +18,7 @@ from wskit import __version__, course
 from wskit.errors import WskitError
 
 FIRST = "00_start_here.ipynb"
+METHODS = ("linear", "slerp", "task", "ties", "dare", "model-stock")
 # Tornado's own limit loses uploads over 10 MiB without a word.
 WEBSOCKET_BYTES = 200 * 2**20
 
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("dir", type=Path)
         command.set_defaults(run=run)
 
+    _add_soup(commands.add_parser("soup", help="merge models that do not fit in memory"))
+
     data = commands.add_parser("data", help="the files that the tutorials can download")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="what there is").set_defaults(run=_data_list)
@@ -77,6 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     mirror.add_argument("names", nargs="*", metavar="NAME")
     mirror.set_defaults(run=_data_mirror)
     return parser
+
+
+def _add_soup(soup: argparse.ArgumentParser) -> None:
+    soup.add_argument("ingredients", nargs="+", metavar="INGREDIENT", help="a file or a folder")
+    soup.add_argument("-o", "--output", required=True, help="a .safetensors file, or a folder")
+    soup.add_argument("--method", default="linear", choices=METHODS, help="default: linear")
+    soup.add_argument("--coefficients", nargs="+", type=float, metavar="C", help="sum to 1")
+    soup.add_argument("--base", help="what the ingredients were fine-tuned from")
+    soup.add_argument("--t", type=float, help="slerp: 0 is the first ingredient, 1 the second")
+    soup.add_argument("--density", type=float, help="the share of the changes that is kept")
+    soup.add_argument("--scale", type=float, help="of the changes that are added to the base")
+    soup.add_argument("--seed", type=int, help="of the changes that dare keeps")
+    soup.add_argument("--shard-size", default="5GB", help="of a folder's files; default: 5GB")
+    soup.add_argument(
+        "--copy-from", type=int, metavar="N", help="copy the N-th ingredient's configuration too"
+    )
+    soup.set_defaults(run=_soup)
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -119,6 +139,12 @@ def _doctor(_: argparse.Namespace) -> int:
     lines, sound = examine()
     print(*lines, sep="\n")
     return 0 if sound else 1
+
+
+def _soup(options: argparse.Namespace) -> int:
+    from wskit._soup_command import run
+
+    return run(options)
 
 
 def _copy_notebooks(options: argparse.Namespace) -> int:
