@@ -132,6 +132,33 @@ def test_greedy_equals_the_naive_recipe(accept, seed):
     assert 1 < len(kept) < 12 or accept == "better"  # both kinds of step are tested
 
 
+@pytest.mark.parametrize("per", ["model", "layer"])
+def test_learned_equals_a_naive_loop(per):
+    models, (x, y) = fine_tunes(4), images(1500)  # more images than are taken at once
+    columns = {name: int(per == "layer" and name[0] == "2") for name in models[0]}
+    alpha = torch.zeros(4, 2 if per == "layer" else 1, requires_grad=True)
+    beta = torch.ones((), requires_grad=True)
+    optimiser = torch.optim.Adam([alpha, beta], lr=0.1)
+    losses = []
+    for _ in range(20):
+        c = alpha.softmax(0)
+        mixed = {
+            name: sum(c[i, columns[name]] * model[name] for i, model in enumerate(models))
+            for name in models[0]
+        }
+        logits = beta * torch.func.functional_call(network(), mixed, (x,))
+        loss = functional.cross_entropy(logits, y)
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    soup = learned_soup(models, network(), x, y, per=per, steps=20, learning_rate=0.1)
+    np.testing.assert_allclose(soup.history.loss[:20], losses, atol=1e-5)
+    found = soup.coefficients.to_numpy().reshape(4, -1)
+    np.testing.assert_allclose(found, alpha.softmax(0).detach(), atol=1e-5)
+    assert soup.history.beta.iloc[-1] == pytest.approx(beta.item(), abs=1e-5)
+
+
 def test_ensemble_is_the_mean_of_logits():
     models, (x, _) = fine_tunes(5), images()
     found = logit_ensemble(network(9), models, x, batch_size=7)
@@ -286,13 +313,26 @@ def test_stopping(evaluations):
     def should_stop():
         return len(calls) >= evaluations
 
-    if evaluations <= 4:  # after the last of the singles nothing says which soup there is
-        with pytest.raises(SoupError, match="stopped before there was one"):
+    if evaluations < 4:
+        message = f"stopped when {evaluations} of 4 ingredients had been scored"
+        with pytest.raises(SoupError, match=message):
             greedy_soup(models, score, should_stop=should_stop)
     else:
         soup = greedy_soup(models, score, should_stop=should_stop)
-        assert len(soup.ingredients) == min(4, evaluations - 3)
+        assert len(soup.ingredients) == len(soup.history) == min(4, evaluations - 3)
     assert len(calls) == min(evaluations, 7)
+
+
+def test_where_scores_are_known_there_is_always_a_soup():
+    soup = greedy_soup(line(1, 2), value_of, scores=[3, 4], should_stop=lambda: True)
+    assert soup.ingredients == ("1",)
+
+
+def test_ties_of_the_best_one_are_checked_in_all():
+    untied, tied, other = (dict.fromkeys("ab", torch.ones(2)) for _ in range(3))
+    untied["b"], other["b"] = torch.ones(2), torch.zeros(2)
+    with pytest.raises(AveragingError, match="'a' are tied in ingredient '1' and differ in"):
+        greedy_soup([untied, tied, other], lambda weights: 1.0, scores=[1, 2, 0])
 
 
 def test_progress(capsys):

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from wskit.averaging._layout import layout_of
 from wskit.errors import SoupError
 from wskit.soups._soup import (
     Ingredients,
@@ -63,7 +62,8 @@ def greedy_soup(
     progress : bool, default False
         Show a progress bar, an evaluation a tick.
     should_stop : callable that returns a bool, optional
-        Asked before each evaluation. Once it says True, the result is the soup so far.
+        Asked before each evaluation. Once it says True, the result is the soup so far: at least
+        the best ingredient, as soon as all of them are scored.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def greedy_soup(
     ------
     SoupError
         If there is no ingredient, a score is not finite, `scores` or `accept` is not as described,
-        or it was stopped before the first soup.
+        or it was stopped before all ingredients were scored.
     AveragingError
         If two ingredients differ in names, shapes, dtypes, ties or masks, or one holds NaN or inf.
 
@@ -94,26 +94,27 @@ def greedy_soup(
     """
     pool = pool_of(ingredients)
     total = len(pool) - 1 + (len(pool) if scores is None else 0)
-    soup: Soup | None = None
     with tqdm(total=total, disable=not progress, unit="evaluation") as bar:
         if scores is None:
             layout_of_all(pool)  # a model that does not fit is named before any is scored
-            found = []
+            own: list[float] = []
             for name, model in pool.items():
                 if should_stop is not None and should_stop():
-                    break
-                found.append(_scored(score, model, label_of(name)))
+                    raise SoupError(
+                        f"the greedy soup was stopped when {len(own)} of {len(pool)} ingredients "
+                        "had been scored, and begins when all have."
+                    )
+                own.append(_scored(score, model, label_of(name)))
                 bar.update()
-            scores = found if len(found) == len(pool) else None
-        steps = iter(()) if scores is None else greedy_steps(pool, score, scores, accept=accept)
+            scores = own
+        steps = greedy_steps(pool, score, scores, accept=accept)
+        soup = next(steps)  # evaluates nothing
         while should_stop is None or not should_stop():
             following = next(steps, None)
             if following is None:
                 break
-            bar.update(0 if soup is None else 1)
             soup = following
-    if soup is None:
-        raise SoupError("the greedy soup was stopped before there was one; let it score them all.")
+            bar.update()
     return soup
 
 
@@ -151,32 +152,29 @@ def greedy_steps(
     if accept not in get_args(Accept):
         raise SoupError(f"accept must be 'not worse' or 'better', got {accept!r}.")
     pool = pool_of(ingredients)
-    names = list(pool)
-    layout_of_all(pool)
-    own = _checked(scores, names)
-    order = sorted(range(len(names)), key=lambda place: -own[place])  # stable
-    best = pool[names[order[0]]]
-    layout = layout_of(best, label_of(names[order[0]]))
-    device = layout.device(best)
+    own = _checked(scores, list(pool))
+    order = sorted(pool, key=lambda name: -own[name])  # stable
+    # Of the best one, so that it decides on integer tensors and ties.
+    layout = layout_of_all({name: pool[name] for name in order})
+    device = layout.device(pool[order[0]])
     mean = torch.zeros(layout.size, dtype=layout.dtype, device=device)
     kept: list[str] = []
     reached = -math.inf
     rows = []
-    for step, place in enumerate(order, start=1):
-        name = names[place]
+    for step, name in enumerate(order, start=1):
         trial = torch.empty_like(mean)  # a new one, as the soup so far may be the caller's by now
         for part, values in layout.parts(pool[name], label_of(name), device):
             torch.lerp(mean[part], values, 1 / (len(kept) + 1), out=trial[part])
             del values  # before the next tensor is read
         weights = model_of(layout, trial)
         label = f"the soup with {label_of(name)}"
-        found = _scored(score, weights, label) if kept else own[place]
+        found = _scored(score, weights, label) if kept else own[name]
         accepted = not kept or found > reached or (found == reached and accept == "not worse")
         if accepted:
             mean, reached = trial, found
             kept.append(name)
         del weights, trial
-        rows.append((step, name, own[place], found, accepted, len(kept)))
+        rows.append((step, name, own[name], found, accepted, len(kept)))
         yield Soup(model_of(layout, mean), tuple(kept), equal(kept), _history(rows))
 
 
@@ -185,22 +183,25 @@ def _history(rows: list[tuple[int, str, float, float, bool, int]]) -> pd.DataFra
     return pd.DataFrame(rows, columns=columns)
 
 
-def _scored(score: Score, weights: Mapping[str, Tensor], label: str) -> float:
-    with torch.no_grad():
-        found = float(score(weights))
-    if not math.isfinite(found):
-        raise SoupError(f"the score of {label} is {found}; a finite number is needed.")
-    return found
-
-
-def _checked(scores: ArrayLike, names: list[str]) -> list[float]:
+def _checked(scores: ArrayLike, names: list[str]) -> dict[str, float]:
     found = np.asarray(scores, dtype=np.float64)
     if found.shape != (len(names),):
         raise SoupError(
             f"{len(names)} ingredients have {len(names)} scores in one row, got an array of shape "
             f"{found.shape}."
         )
-    for name, value in zip(names, found, strict=True):
-        if not math.isfinite(value):
-            raise SoupError(f"the score of {label_of(name)} is {value}; a finite number is needed.")
-    return [float(value) for value in found]
+    return {
+        name: _finite(float(value), label_of(name))
+        for name, value in zip(names, found, strict=True)
+    }
+
+
+def _scored(score: Score, weights: Mapping[str, Tensor], label: str) -> float:
+    with torch.no_grad():
+        return _finite(float(score(weights)), label)
+
+
+def _finite(value: float, label: str) -> float:
+    if not math.isfinite(value):
+        raise SoupError(f"the score of {label} is {value}; a finite number is needed.")
+    return value

@@ -106,7 +106,7 @@ def learned_soup(
     column = {name: layers.index(_layer(name)) if per == "layer" else 0 for name in layout.spans}
     alpha = torch.zeros(len(pool), len(layers), device=stack.device, requires_grad=True)
     beta = torch.ones((), device=stack.device, requires_grad=True)
-    optimiser = torch.optim.Adam([alpha, beta], lr=learning_rate)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in (alpha, beta)]
     rows = []
     with torch.enable_grad():
         for step in tqdm(range(steps + 1), disable=not progress, unit="step"):
@@ -117,11 +117,12 @@ def learned_soup(
             parameters = flat.detach()[: layout.n_parameters].requires_grad_()
             weights = layout.unflatten(flat.detach(), layout.others)
             weights |= layout.unflatten(parameters, {})
-            optimiser.zero_grad()
+            alpha.grad = beta.grad = None
             rows.append((step, _backward(own, weights, beta, x, y), beta.item()))
             if step < steps:
                 flat[: layout.n_parameters].backward(parameters.grad)
-                optimiser.step()
+                for p, moment in zip((alpha, beta), moments, strict=True):
+                    _adam(p, moment, learning_rate, step + 1)
     history = pd.DataFrame(rows, columns=["step", "loss", "beta"])
     if not np.isfinite(history.loss).all():
         raise SoupError(
@@ -149,6 +150,16 @@ def _backward(
         loss.backward(retain_graph=True)
         total += loss.item()
     return total
+
+
+def _adam(p: Tensor, moments: tuple[Tensor, Tensor], rate: float, step: int) -> None:
+    """Update as torch.optim.Adam, whose first use takes seconds to import a compiler."""
+    assert p.grad is not None
+    mean, square = moments
+    mean.lerp_(p.grad, 0.1)
+    square.lerp_(p.grad.square(), 0.001)
+    scale = (square / (1 - 0.999**step)).sqrt().add_(1e-8)
+    p.data.addcdiv_(mean, scale, value=-rate / (1 - 0.9**step))
 
 
 def _layer(name: str) -> str:
