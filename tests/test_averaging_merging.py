@@ -97,6 +97,7 @@ def fishers_of(models):
 
 RULES = {
     "average": lambda base, models, **k: average([base, *models], **k),
+    "interpolate": lambda base, models, **k: interpolate(base, models[0], 0.3, **k),
     "slerp": lambda base, models, **k: slerp(base, models[0], 0.3, **k),
     "task vectors": lambda base, models, **k: add_task_vectors(
         base, [task_vector(m, base, lazy=True) for m in models], [0.5, -1.0, 0.75], **k
@@ -128,8 +129,10 @@ def expected(rule, base, models, name):
     b, m = exact(base, name), [exact(model, name) for model in models]
     if rule == "average":
         return np.mean([b, *m], axis=0)
+    if rule == "interpolate" or (rule == "slerp" and len(b) == 1):
+        return 0.7 * b + 0.3 * m[0]
     if rule == "slerp":
-        return 0.7 * b + 0.3 * m[0] if len(b) == 1 else naive_slerp(b, m[0], 0.3)
+        return naive_slerp(b, m[0], 0.3)
     if rule == "task vectors":
         return b + 0.5 * (m[0] - b) - (m[1] - b) + 0.75 * (m[2] - b)
     if rule == "ties":

@@ -8,7 +8,7 @@ The map of the kit, from files up to the screen:
 `wskit.spectra`      matrices of a set of weights, and their eigenvalues
 `wskit.fits`         power laws, Marchenko-Pastur laws, phases of training (no torch)
 `wskit.geometry`     distances and angles between models, permutation matching, projections
-`wskit.averaging`    averages: at once, running, over a recorded trajectory; SWAG
+`wskit.averaging`    averages: at once, running, of a recorded run; SWAG; merge rules
 `wskit.zoo`          many small models as stacked tensors, trained together
 `wskit.features`     tables: one row a layer, or one a model
 `wskit.landscape`    losses on a path, on a plane, in a simplex; barrier, edges, sharpness

@@ -7,8 +7,7 @@ What holds for all of them:
 - Floating-point tensors are averaged, running statistics of a BatchNorm among them, in float32 or
   better, and rounded once to their own dtype.
 - Other tensors (``num_batches_tracked``) are never averaged: they are those of the first model,
-  or of the base where there is one.
-  Tensors of bool, which are masks, must be the same in all models.
+  or of the base where there is one. Tensors of bool, which are masks, must be the same in all.
 - Tensors that are tied in the first model stay tied, and must be equal in every other model.
 - A model is read tensor by tensor, so that it may be a lazily opened checkpoint.
 - With ``lazy=True`` the result is a mapping whose tensors are computed when they are read, and

@@ -76,7 +76,7 @@ def average(
 
 
 def interpolate(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float, *, lazy: bool = False
 ) -> Mapping[str, Tensor]:
     """Return the model (1 - alpha) a + alpha b, on the line through two models.
 
@@ -86,6 +86,8 @@ def interpolate(
     alpha : float
         0 is `a` and 1 is `b`, but for the integer tensors, which are always those of `a`; below 0
         or above 1 the line goes on.
+    lazy : bool, default False
+        As for `average`.
 
     Returns
     -------
@@ -104,7 +106,7 @@ def interpolate(
     """
     if not math.isfinite(alpha):
         raise AveragingError(f"alpha must be a finite number, got {alpha}.")
-    return average([a, b], [1 - alpha, alpha])
+    return average([a, b], [1 - alpha, alpha], lazy=lazy)
 
 
 class LinearMerge(LazyMerge):
