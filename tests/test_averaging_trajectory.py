@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from wskit.averaging import RunningMean, Trajectory, average
+from wskit.averaging import ExponentialMean, RunningMean, Trajectory, average
 from wskit.errors import AveragingError
 
 
@@ -74,6 +74,19 @@ def test_window_means_are_the_running_mean():
         running.add(state)
         for name, tensor in running.weights.items():
             torch.testing.assert_close(stacks[name][i], tensor, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(None, None), (3, -2), (9, 10)])
+def test_exponential_means_are_those_of_models_one_at_a_time(start, stop):
+    trajectory, states = run(10)
+    stacks = trajectory.exponential_means(0.8, start, stop)
+    one = ExponentialMean(0.8)
+    chosen = states[start:stop]
+    for i, state in enumerate(chosen):
+        one.add(state)
+        for name, tensor in one.weights.items():
+            torch.testing.assert_close(stacks[name][i], tensor, rtol=1e-5, atol=1e-5)
+    assert {len(stack) for stack in stacks.values()} == {len(chosen)}
 
 
 def test_windows_see_what_is_appended_later():
@@ -190,6 +203,8 @@ def constant():
             lambda: constant().spectrum(2),
             "a spectrum needs at least 2 recorded steps, and 2:None holds 1",
         ),
+        (lambda: constant().exponential_means(0.5, 3), "3:None holds none of the 3 recorded"),
+        (lambda: constant().exponential_means(1.0), "decay must lie between 0 and 1, got 1.0"),
         (lambda: constant().spectrum(), "the recorded weights are the same at every step"),
     ],
 )

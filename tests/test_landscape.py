@@ -10,6 +10,7 @@ from wskit.landscape import (
     LossPath,
     barrier,
     evaluate_mixtures,
+    evaluate_models,
     iterate_mixtures,
     loss_path,
     loss_plane,
@@ -62,6 +63,17 @@ def test_mixtures_are_the_sums_they_say():
     np.testing.assert_allclose(table.loss, exact(w), rtol=1e-12)
     np.testing.assert_allclose(table.total, w.sum(1), rtol=1e-10)
     assert list(table.index) == list(range(7))
+
+
+def test_models_have_a_row_under_their_name():
+    models = {"b": model(1), "a": model(0)}
+    table = evaluate_models(quadratic, models)
+    assert list(table.index) == ["b", "a"]
+    np.testing.assert_allclose(
+        table.loss, [exact(flat(m).numpy()) for m in models.values()], rtol=1e-12
+    )
+    part = evaluate_models(quadratic, models, compute=Compute(1, should_stop=stop_after(1)))
+    assert list(part.index) == ["b"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

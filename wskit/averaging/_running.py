@@ -129,8 +129,7 @@ class ExponentialMean(_Mean):
     """
 
     def __init__(self, decay: float, *, bias_correction: bool = False) -> None:
-        if not 0 < decay < 1:
-            raise AveragingError(f"decay must lie between 0 and 1, got {decay}; 0.99, say.")
+        check_decay(decay)
         super().__init__()
         self._decay, self._bias_correction = decay, bias_correction
 
@@ -138,3 +137,9 @@ class ExponentialMean(_Mean):
         if n == 1:
             return 1.0
         return (1 - self._decay) / (1 - self._decay**n if self._bias_correction else 1)
+
+
+def check_decay(decay: float) -> None:
+    """Raise unless an exponential average can have this decay."""
+    if not 0 < decay < 1:
+        raise AveragingError(f"decay must lie between 0 and 1, got {decay}; 0.99, say.")

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from wskit.averaging._layout import Layout, layout_of
+from wskit.averaging._running import check_decay
 from wskit.errors import AveragingError
 
 _COLUMNS = 2**14  # of all steps that are converted to float64 at a time
@@ -224,6 +225,47 @@ class Trajectory:
         counts = torch.tensor([len(each) for each in rows], device=sums.device)
         means = (sums[last + every] - sums[first]) / counts[:, None]
         return layout.unflatten(means, self._stacked([each[0] for each in rows]))
+
+    def exponential_means(
+        self, decay: float, start: int | None = None, stop: int | None = None
+    ) -> dict[str, Tensor]:
+        """Exponential moving averages up to each row of ``weights[start:stop]``, stacked.
+
+        Parameters
+        ----------
+        decay : float
+            Between 0 and 1, as for `ExponentialMean`.
+        start, stop : int, optional
+            Rows of `steps`, as in a slice. The first of them begins the average.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Stacks of shape (rows, ...). Tensors that are not floating-point are those of the first
+            row.
+
+        Raises
+        ------
+        AveragingError
+            If there is no row, or `decay` is not between 0 and 1.
+
+        Examples
+        --------
+        >>> trajectory = Trajectory()
+        >>> for step, value in enumerate([1.0, 4.0, 4.0]):
+        ...     trajectory.append(step, {"w": torch.tensor(value)})
+        >>> trajectory.exponential_means(0.5)
+        {'w': tensor([1.0000, 2.5000, 3.2500])}
+        """
+        layout, record = self._recorded()
+        rows = range(*slice(start, stop).indices(len(self)))
+        if not rows:
+            raise AveragingError(f"{start}:{stop} holds none of the {len(self)} recorded steps.")
+        check_decay(decay)
+        means = record[rows.start : rows.stop].clone()
+        for row in range(1, len(means)):
+            torch.lerp(means[row - 1], means[row], 1 - decay, out=means[row])
+        return layout.unflatten(means, self._stacked([rows.start] * len(rows)))
 
     def spectrum(self, start: int | None = None, stop: int | None = None) -> TrajectorySpectrum:
         """Principal components of the recorded parameters, by the Gram matrix of the steps.

@@ -8,6 +8,7 @@ from wskit.landscape._evaluate import (
     Compute,
     Evaluation,
     evaluate_mixtures,
+    evaluate_models,
     iterate_mixtures,
     one_by_one,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "barrier",
     "classification_metrics",
     "evaluate_mixtures",
+    "evaluate_models",
     "iterate_mixtures",
     "loss_path",
     "loss_plane",

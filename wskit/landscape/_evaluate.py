@@ -169,6 +169,43 @@ def evaluate_mixtures(
     return collect(parts, len(np.asarray(coefficients)), compute)
 
 
+def evaluate_models(
+    evaluate: Evaluation,
+    models: Mapping[str, Mapping[str, Tensor]],
+    *,
+    compute: Compute = Compute(),
+) -> pd.DataFrame:
+    """Evaluate models that have names.
+
+    Parameters
+    ----------
+    evaluate : Evaluation
+    models : mapping of names to mappings of str to Tensor
+        Of one architecture.
+    compute : Compute
+        As for `evaluate_mixtures`.
+
+    Returns
+    -------
+    DataFrame
+        A row a model, under its name: "loss" and the other measures.
+
+    Raises
+    ------
+    LandscapeError
+        As `evaluate_mixtures`.
+
+    Examples
+    --------
+    >>> evaluate = one_by_one(lambda weights: weights["w"].square().sum())
+    >>> models = {"a": {"w": torch.tensor([2.0, 0.0])}, "b": {"w": torch.tensor([1.0, 1.0])}}
+    >>> evaluate_models(evaluate, models).loss.to_dict()
+    {'a': 4.0, 'b': 2.0}
+    """
+    found = evaluate_mixtures(evaluate, list(models.values()), np.eye(len(models)), compute=compute)
+    return found.set_axis(pd.Index(list(models)[: len(found)]))
+
+
 def collect(parts: Iterator[pd.DataFrame], total: int, compute: Compute) -> pd.DataFrame:
     """Put chunks together until there are no more, or `compute.should_stop` says so."""
     tables: list[pd.DataFrame] = []
