@@ -113,14 +113,14 @@ def test_models_are_named_and_the_point_is_marked(ax):
 
 
 @pytest.mark.parametrize(
-    ("height", "sides"), [(2.0, ["left"] * 3), (0.1, ["right", "left", "center"])]
+    ("height", "ends"), [(2.0, ["baseline"] * 3), (0.1, ["top", "top", "baseline"])]
 )
-def test_names_of_models_on_a_line_do_not_collide(ax, height, sides):
+def test_names_of_models_on_a_line_do_not_collide(ax, height, ends):
     corners = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, height]])
     x = np.linspace(-1, 3, 3)
     plane = LossPlane(x, x, {"loss": np.ones((3, 3))}, corners, NAMES, np.ones((3, 3), bool))
     plots.plot_loss_plane(plane, ax=ax)
-    assert [text.get_ha() for text in ax.texts] == sides  # a text that ends at its model: "right"
+    assert [text.get_va() for text in ax.texts] == ends  # the model in the middle has its above
 
 
 def test_what_was_not_evaluated_is_counted(ax):

@@ -143,8 +143,8 @@ def plot_loss_plane(
         ax.plot(*triangle.T, color="black", ls="--", lw=1, label="_triangle")
         sides = ["right"] * 3
         if np.ptp(plane.corners[:, 1]) < _FLAT * np.ptp(plane.y):  # no name on another's model
-            for corner, side in enumerate(plane.corners[:, 0].argsort().argsort()):
-                sides[corner] = ("left", "above", "right")[side]
+            sides = ["below"] * 3
+            sides[plane.corners[:, 0].argsort()[1]] = "above"
         for name, corner, side in zip(plane.names, plane.corners, sides, strict=True):
             ax.plot(*corner, marker="o", ms=9, mfc="white", mec="black", ls="", label=f"_{name}")
             write_beside(ax, corner, name, side)

@@ -96,11 +96,12 @@ _SIDES: dict[str, dict[str, Any]] = {
     "right": {"xytext": (9, 6)},
     "left": {"xytext": (-9, 6), "ha": "right"},
     "above": {"xytext": (0, 10), "ha": "center"},
+    "below": {"xytext": (0, -10), "ha": "center", "va": "top"},
 }
 
 
 def write_beside(ax: Axes, at: np.ndarray, text: str, side: str = "right") -> None:
-    """Write a name beside a point: on its right, on its left or above it."""
+    """Write a name beside a point: on its right or left, above or below it."""
     style = {"textcoords": "offset points", "path_effects": _HALO, "clip_on": True}
     ax.annotate(text, at, **(style | _SIDES[side]), fontsize=11, parse_math=False)
 
