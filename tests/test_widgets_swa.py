@@ -165,7 +165,7 @@ def test_the_decay_is_that_of_the_exponential_mean(panel):
 
 def test_the_curve_has_every_epoch_and_the_means_up_to_it(panel):
     curve = panel.curve
-    assert list(curve) == ["epoch", "model", "loss", "accuracy", "test_error"]
+    assert list(curve) == ["model", "epoch", "loss", "accuracy", "test_error"]
     iterates = curve[curve.model == "iterate"]
     assert iterates.epoch.tolist() == list(range(1, 13))
     np.testing.assert_allclose(iterates.loss, [squared(w) for w in W], rtol=1e-5)

@@ -171,16 +171,16 @@ def evaluate_mixtures(
 
 def evaluate_models(
     evaluate: Evaluation,
-    models: Mapping[str, Mapping[str, Tensor]],
+    models: Mapping[Any, Mapping[str, Tensor]],
     *,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """Evaluate models that have names.
+    """Evaluate models that have names, or numbers such as epochs.
 
     Parameters
     ----------
     evaluate : Evaluation
-    models : mapping of names to mappings of str to Tensor
+    models : mapping of names or numbers to mappings of str to Tensor
         Of one architecture.
     compute : Compute
         As for `evaluate_mixtures`.

@@ -18,7 +18,6 @@ def cell(panel: "SwaExplorer") -> str:
     step = f", {window.every}" if window.every > 1 else ""
     lines = [
         "import matplotlib.pyplot as plt",
-        "import numpy as np",
         "import pandas as pd",
         "from wskit import averaging, landscape, plots",
         "",
@@ -34,22 +33,21 @@ def cell(panel: "SwaExplorer") -> str:
         lines.append(f"run = runs[{panel.run!r}]")
     lines += [
         f"rows = range({window.start}, {window.stop}{step})",
+        "epochs = run.steps.tolist()",
+        "first, last = epochs[rows[0]], epochs[rows[-1]]",
+        'models = {"iterate": {}, "average": {}, "EMA": {}}',
+        "for row, epoch in enumerate(epochs):",
+        '    models["iterate"][epoch] = run.model(row)',
         f"ema = averaging.ExponentialMean({window.decay!r})",
-        'models = {"iterate": [run.model(row) for row in range(len(run))]}',
-        'models |= {"average": [], "EMA": []}',
         "for row in rows:",
         "    ema.add(run.model(row))",
-        f'    models["average"].append(run.window_mean({window.start}, row + 1{step}))',
-        '    models["EMA"].append(ema.weights)',
-        "parts = []",
-        "for name, each in models.items():",
-        f"    part = landscape.evaluate_mixtures({evaluate}, each, np.eye(len(each)))",
-        '    part.insert(0, "epoch", run.steps if name == "iterate" else run.steps[rows])',
-        '    part.insert(1, "model", name)',
-        "    parts.append(part)",
-        "curve = pd.concat(parts, ignore_index=True)",
-        "first, last = run.steps[rows[0]], run.steps[rows[-1]]",
-        'numbers = curve[curve["epoch"] == last].drop(columns=["epoch", "model"])',
+        f'    models["average"][epochs[row]] = run.window_mean({window.start}, row + 1{step})',
+        '    models["EMA"][epochs[row]] = ema.weights',
+        "parts = {",
+        f"    name: landscape.evaluate_models({evaluate}, each) for name, each in models.items()",
+        "}",
+        'curve = pd.concat(parts, names=["model", "epoch"]).reset_index()',
+        'numbers = curve[curve["epoch"] == last].drop(columns=["model", "epoch"])',
         'numbers.index = ["last iterate", "average", "EMA"]',
         "with plt.rc_context(plots.STYLE):",
         f"    fig, ax = plt.subplots(figsize={CURVE_SIZE})",
@@ -64,7 +62,8 @@ def cell(panel: "SwaExplorer") -> str:
         ]
     if panel.landscape is not None:
         lines += [
-            'corners = [run.model(rows[0]), run.model(rows[-1]), models["average"][-1]]',
+            'corners = [models["iterate"][first], models["iterate"][last]]',
+            'corners.append(models["average"][last])',
             "plane = landscape.plane_through(*corners)",
             f"x, y = plane.grid({len(panel.landscape.x)}, margin={MARGIN}, square=True)",
             'names = f"epoch {first}", f"epoch {last}", "average"',

@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from wskit.averaging import ExponentialMean, Trajectory
 from wskit.errors import AveragingError
-from wskit.landscape import Evaluation, evaluate_mixtures
+from wskit.landscape import Evaluation, evaluate_models
 
 MODELS = ("iterate", "average", "EMA")
 AT_ONCE = 2  # models: more would have a moved window wait for its numbers
@@ -70,7 +69,7 @@ class Measured:
     def numbers(self, window: Window) -> pd.DataFrame:
         """Return the measures of the window's last iterate and of its two means."""
         table = self._table(window, dict.fromkeys(MODELS, window.rows[-1:]))
-        numbers = table.drop(columns=["epoch", "model"])
+        numbers = table.drop(columns=["model", "epoch"])
         numbers.index = pd.Index(["last iterate", "average", "EMA"])
         return numbers
 
@@ -87,14 +86,13 @@ class Measured:
             for model in rows
         )
         for done in range(0, len(missing), AT_ONCE):
-            some = list(itertools.islice(weights, AT_ONCE))
-            found = evaluate_mixtures(self.evaluate, some, np.eye(len(some)))
-            for place, measures in zip(missing[done:], found.to_dict("records"), strict=False):
-                self._found[window.key(*place)] = measures
-            report(done + len(some), len(missing))
+            keys = [window.key(*place) for place in missing[done : done + AT_ONCE]]
+            found = evaluate_models(self.evaluate, dict(zip(keys, weights, strict=False)))
+            self._found.update(zip(keys, found.to_dict("records"), strict=True))
+            report(done + len(keys), len(missing))
         table = pd.DataFrame([self._found[window.key(*place)] for place in places])
-        table.insert(0, "epoch", self.run.steps[[row for _, row in places]])
-        table.insert(1, "model", [model for model, _ in places])
+        table.insert(0, "model", [model for model, _ in places])
+        table.insert(1, "epoch", self.run.steps[[row for _, row in places]])
         return table
 
 
