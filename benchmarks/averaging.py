@@ -44,15 +44,13 @@ def now(key):
 torch.set_num_threads(1)
 make, repeats = networks()[sys.argv[1]]
 for module in (torch.nn.Linear(2, 2), make()):  # the small one pays for what is set up once
-    side = SIDES[sys.argv[2]](module)
-    for _ in range(2):
-        side()
-    held = now("RssAnon")
     open("/proc/self/clear_refs", "w").write("5")  # the peak begins at what is held now
-    start = now("VmHWM")
-    for _ in range(3):
+    start, held = now("VmHWM"), now("RssAnon")
+    side = SIDES[sys.argv[2]](module)
+    for _ in range(4):
         side()
-print((now("VmHWM") - start), sum(t.nbytes for t in module.state_dict().values()) / 2**20)
+model = sum(tensor.nbytes for tensor in module.state_dict().values()) / 2**20
+print(now("VmHWM") - start, now("RssAnon") - held, model)
 """
 
 
@@ -173,15 +171,15 @@ def difference(make: Callable[[], nn.Module], side: str) -> str:
 
 
 def memory() -> None:
-    print("\n| network | side | peak of adding, MiB | a model, MiB |\n" + "|---" * 4 + "|")
+    print("\n| network | side | peak, MiB | held, MiB | a model, MiB |\n" + "|---" * 5 + "|")
     for name in list(networks())[2:]:
         for side in SIDES:
             command = [sys.executable, "-c", PEAK_PROBE, name, side]
             run = subprocess.run(
                 command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
             )
-            grown, size = map(float, run.stdout.split())
-            print(f"| {name} | {side} | {grown:.1f} | {size:.0f} |", flush=True)
+            shown = " | ".join(f"{float(size):.0f}" for size in run.stdout.split())
+            print(f"| {name} | {side} | {shown} |", flush=True)
 
 
 def drift() -> None:
