@@ -8,6 +8,7 @@ from wskit.plots._landscape import (
     plot_loss_simplex,
     plot_model_map,
 )
+from wskit.plots._soups import plot_coefficients, plot_greedy_path, plot_soup_scores
 from wskit.plots._spectra import (
     EsdScale,
     plot_esd,
@@ -32,9 +33,11 @@ __all__ = [
     "STYLE",
     "EsdScale",
     "describe",
+    "plot_coefficients",
     "plot_distance_matrix",
     "plot_esd",
     "plot_esd_evolution",
+    "plot_greedy_path",
     "plot_importance",
     "plot_kernels",
     "plot_layers_grid",
@@ -47,6 +50,7 @@ __all__ = [
     "plot_model_map",
     "plot_models",
     "plot_predictions",
+    "plot_soup_scores",
     "plot_training_curve",
     "plot_trajectory",
     "plot_transfer",

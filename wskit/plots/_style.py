@@ -11,6 +11,7 @@ from matplotlib import patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
@@ -164,6 +165,10 @@ def _describe_axes(ax: Axes) -> list[str]:
             )
         elif isinstance(patch, Rectangle) and (label := _label(patch)):
             lines.append(f"  span{label}: x {_range(patch.get_corners()[:, 0])}")
+    for container in ax.containers:
+        if isinstance(container, BarContainer):
+            values = np.asarray(container.datavalues, dtype=float)
+            lines.append(f"  bars{_label(container)}: {values.size}, values {_range(values)}")
     for collection in ax.collections:
         lines += _describe_collection(collection)
     for image in ax.images:
