@@ -160,11 +160,15 @@ def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, T
 
 
 def _add(total: Tensor, values: Tensor, coefficient: float) -> None:
-    """Add to a sum, block by block, so that no whole tensor is converted at a time."""
-    step = block_size(total.device)
-    for low in range(0, len(total), step):
-        block = values[low : low + step].to(total.dtype)
-        total[low : low + step].add_(block, alpha=coefficient)
+    """Add to a sum; what must be converted, is so in a small buffer that stays in the cache."""
+    if values.dtype == total.dtype:
+        total.add_(values, alpha=coefficient)
+        return
+    buffer = total.new_empty(min(len(total), block_size(total.device) // 4))
+    for low in range(0, len(total), max(len(buffer), 1)):
+        block = values[low : low + len(buffer)]
+        part = total[low : low + len(buffer)]
+        part.add_(buffer[: len(part)].copy_(block), alpha=coefficient)
 
 
 def checked(coefficients: ArrayLike | None, n: int) -> list[float] | None:
