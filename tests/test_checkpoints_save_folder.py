@@ -229,7 +229,7 @@ def test_stopped_and_resumed(tmp_path, first, second, again):
     stop = stops_after(3, lazy)
     with pytest.raises(CheckpointError, match=r"out: .* but was asked to stop; call it again"):
         save_weights(lazy, target, metadata=first, should_stop=stop, **options)
-    assert [path.name for path in tmp_path.iterdir()] == [".out.part"]
+    assert [path.name for path in tmp_path.iterdir()] == ([".out.part"] if first else [])
     lazy = Blocks(model(1))
     save_weights(lazy, target, metadata=second, **options)
     assert [name for name, *_ in lazy.reads] == again

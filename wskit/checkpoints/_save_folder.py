@@ -95,7 +95,7 @@ def write_folder(
     What they were made of is told by `made_of` and the headers. If `made_of` is empty, equal
     headers do not say that the values are equal: everything is written anew.
     """
-    with _workshop(target, list(plans)) as folder:
+    with _workshop(target, list(plans) if made_of else []) as folder:
         made, journal = folder / "made", folder / "journal.json"
         heads = hashlib.sha256(b"".join(plan.head for plan in plans.values())).hexdigest()
         record = json.dumps({"made_of": dict(made_of), "headers": heads}).encode()
@@ -136,7 +136,7 @@ def check_space(folder: Path, nbytes: int, target: Path) -> None:
 
 @contextlib.contextmanager
 def _workshop(target: Path, shards: list[str]) -> Iterator[Path]:
-    """Give the hidden folder beside the target; it goes, unless it holds a finished shard."""
+    """Give the hidden folder beside the target; it stays where one of these shards is finished."""
     folder = target.with_name(f".{target.name}.part")
     lock = filelock.FileLock(folder / "lock", timeout=0)
     with writing(target):
