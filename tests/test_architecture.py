@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "soups": {"averaging", "zoo"},
     "predictors": set(),
     "plots": set(),
-    "exercises": {"features", "predictors", "zoo"},
+    "exercises": {"features", "landscape", "predictors", "zoo"},
     "course": set(),
     "widgets": {
         *("plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"),
