@@ -39,7 +39,7 @@ N_SEEDS = 5  # the size knob: how many networks every claim is tried on
 # | **01** | Can one see in a layer's spectrum whether it was trained? | Martin and Mahoney 2021 |
 # | **02** | Can one read off the weights how accurate a network is? | Unterthiner et al. 2020 |
 # | **03** | Is what a network knows a place in weight space? | Gueta et al. 2023 |
-# | **04** | Is the average of a run's weights better than any of them? | Izmailov et al. 2018 |
+# | **04** | Is the average of a run's weights better than its end? | Izmailov et al. 2018 |
 #
 # A page on model soups follows the same plan.
 
