@@ -242,8 +242,9 @@ print(plots.describe(fig))
 
 # %% [markdown]
 # Bands are one standard deviation over the seeds. While the rate is high, single networks come and go;
-# their average is steady, and far better than they are on average. When the falling rate lets SGD settle, it settles on the wrong
-# labels too: its training error goes to zero, and its test error stays where it was.
+# their average is steady, and far better than they are on average. When the falling rate lets SGD
+# settle, it settles on the wrong labels too: its training error goes to zero, and its test error stays
+# where it was.
 #
 # ## Where the average lies
 #
