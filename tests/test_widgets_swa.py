@@ -334,6 +334,30 @@ def test_a_cancelled_run_is_not_added():
     panel.close()
 
 
+def test_a_click_in_another_thread_waits_for_what_is_being_drawn(panel, monkeypatch):
+    """JupyterLab has messages handled by a second thread while the kernel is busy."""
+    drawing, go = threading.Event(), threading.Event()
+
+    def slow():
+        drawing.set()
+        assert go.wait(30)
+
+    panel.start, panel.cycle = 3, 2
+    monkeypatch.setattr(panel, "_draw", slow)
+    show = threading.Thread(target=panel.wait)
+    click = threading.Thread(target=control(panel, "Train a new run").click)
+    show.start()
+    assert drawing.wait(30)
+    click.start()
+    click.join(0.1)
+    assert click.is_alive()
+    go.set()
+    click.join(30)
+    show.join(30)
+    panel.wait()
+    assert panel.run == "rate 0.05, cycle 2, seed 0"  # nothing took the training's place
+
+
 def test_a_training_that_returns_nothing_is_said():
     panel = SwaExplorer(RUNS, EVALUATE, train=lambda *_: iter(()), resolution=2)
     panel.train_run()

@@ -31,7 +31,7 @@ from wskit.widgets._esd_weights import (
     read,
     watched,
 )
-from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+from wskit.widgets._panel import ROW, Panel, Task, alone, button, labelled
 from wskit.widgets._picture import Picture
 
 # Floating-point operations that take about 0.3 s on one slow core: above, a thread does the work.
@@ -263,14 +263,17 @@ class EsdExplorer(Panel):
 
     _moving = False  # the panel itself moves slider, field and list
 
+    @alone
     def _on_slider(self, change: Any) -> None:
         if not self._moving and self._candidates.size:
             self.xmin = float(self._candidates[change["new"]])
 
+    @alone
     def _on_field(self, change: Any) -> None:
         if not self._moving:
             self.xmin = change["new"]
 
+    @alone
     def _on_row(self, change: Any) -> None:
         if not self._moving and change["new"] is not None:
             self.layer = change["new"]
@@ -310,12 +313,14 @@ class EsdExplorer(Panel):
 
     # -- the work ----------------------------------------------------------------------------
 
+    @alone
     def _on_layer(self, _: Any) -> None:
         self._found.clear()
         if self.table is not None:
             self._list.value = self.layer
         self._begin()
 
+    @alone
     def _on_step(self, _: Any) -> None:
         if self.table is not None:
             self.table = None  # it was another checkpoint's
@@ -328,6 +333,7 @@ class EsdExplorer(Panel):
         self._fresh = True
         self._compute()
 
+    @alone
     def _on_beside(self, _: Any) -> None:
         if self._missing():
             self._compute()
@@ -417,6 +423,7 @@ class EsdExplorer(Panel):
             self._numbers.value = ""
             self._show_links()
 
+    @alone
     def _draw(self, _: Any = None) -> None:
         shown, problem = self._shown, ""
         if shown is None or self._fresh:

@@ -3,12 +3,13 @@
 import asyncio
 import base64
 import contextlib
+import functools
 import html
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import ipywidgets as widgets
 import traitlets
@@ -17,8 +18,29 @@ from wskit.errors import WskitError
 
 _log = logging.getLogger("wskit")
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _REPORT_EVERY = 0.1  # seconds between two progress messages to the browser
+# JupyterLab has what comes while the kernel is busy handled in a second thread (a subshell),
+# and pictures share matplotlib's settings: what shows something is done by one thread at a time.
+_ALONE = threading.RLock()
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
+
+
+def alone(method: Callable[P, R]) -> Callable[P, R]:
+    """Have a method wait while another thread is in one of these, of any panel.
+
+    For what is called by controls and traits. Not for what a panel does when it is forgotten:
+    that may happen in any thread.
+    """
+
+    @functools.wraps(method)
+    def waiting(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _ALONE:
+            return method(*args, **kwargs)
+
+    return waiting
 
 
 class Task:
@@ -43,8 +65,8 @@ class Task:
 class Panel(widgets.VBox):
     """A box of controls with a status, and long work in a thread that can be cancelled.
 
-    What a thread computes is shown by the thread that made the panel: by the kernel's event loop
-    where there is one, else when `wait` is called. So nothing is drawn in two threads at once.
+    What a thread computes is shown by the thread that began the work: by the kernel's event loop
+    where there is one, else when `wait` is called. Nothing is drawn in two threads at once.
 
     Attributes
     ----------
@@ -156,6 +178,20 @@ class Panel(widgets.VBox):
         else:
             body()
 
+    def _say(self) -> None:
+        """Say what is shown, once nothing runs."""
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """Do it here and now; an error is shown in the panel, and ends nothing that runs."""
+        try:
+            action()
+        except Exception as error:
+            self._fail(error)
+        else:
+            if self._task is None:
+                self._say()
+
+    @alone
     def _settle(self, task: Task) -> None:
         """Show how a task ended, unless it was cancelled, replaced or shown before."""
         if task is not self._task or task.finish is None:
@@ -199,7 +235,7 @@ class Panel(widgets.VBox):
 def button(description: str, icon: str, action: Callable[[], None]) -> widgets.Button:
     """Return a button that calls `action`."""
     made = widgets.Button(description=description, icon=icon)
-    made.on_click(lambda _: action())
+    made.on_click(lambda _: alone(action)())
     return made
 
 

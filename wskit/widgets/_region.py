@@ -21,7 +21,7 @@ from wskit.landscape import (
     plane_through,
     random_direction,
 )
-from wskit.widgets._panel import ROW, button, labelled
+from wskit.widgets._panel import ROW, alone, button, labelled
 from wskit.widgets._picture import FigurePicture
 from wskit.widgets._plane import PlanePanel
 from wskit.widgets._region_code import FIGSIZE, N_RANDOM, cell
@@ -225,12 +225,15 @@ class RegionExplorer(PlanePanel):
 
     # -- the work ----------------------------------------------------------------------------
 
+    @alone
     def _on_models(self, _: Any) -> None:
         self._choose()
 
+    @alone
     def _on_move(self, _: Any) -> None:
         self._try(self._move)
 
+    @alone
     def _on_measure(self, _: Any) -> None:
         self._try(self._draw_plane)
 

@@ -15,7 +15,7 @@ from wskit import plots
 from wskit.averaging import Trajectory
 from wskit.errors import AveragingError, LandscapeError
 from wskit.landscape import Evaluation, plane_through
-from wskit.widgets._panel import ROW, Task, button, labelled
+from wskit.widgets._panel import ROW, Task, alone, button, labelled
 from wskit.widgets._picture import FigurePicture
 from wskit.widgets._plane import PlanePanel
 from wskit.widgets._swa_code import CURVE_SIZE, PLANE_SIZE, cell
@@ -319,7 +319,9 @@ class SwaExplorer(PlanePanel):
     def _move_controls(self) -> None:
         """Put the controls to the state."""
         options = [(str(step), row) for row, step in enumerate(self.runs[self.run].steps)]
-        with self._moved_by_panel():
+        # Options and value in one message: the page would answer new options with a value of its
+        # own choice, which would be taken for the reader's.
+        with self._moved_by_panel(), self._run_box.hold_sync(), self._slider.hold_sync():
             if list(self._run_box.options) != list(self.runs):
                 self._run_box.options = list(self.runs)
             self._run_box.value = self.run
@@ -328,16 +330,19 @@ class SwaExplorer(PlanePanel):
             self._slider.index = (self.start, self.stop - 1)
             self._decay_box.value = self.decay
 
+    @alone
     def _on_run_box(self, change: Any) -> None:
         if not self._moving:
             self.run = change["new"]
 
+    @alone
     def _on_slider(self, change: Any) -> None:
         if not self._moving:
             first, last = change["new"]
             with self.hold_trait_notifications():
                 self.start, self.stop = first, last + 1
 
+    @alone
     def _on_decay_box(self, change: Any) -> None:
         if not self._moving:
             self.decay = change["new"]
@@ -353,6 +358,7 @@ class SwaExplorer(PlanePanel):
     def _is_training(self) -> bool:
         return self._task is not None and self._task is self._training
 
+    @alone
     def _on_window(self, change: Any) -> None:
         n = len(self.runs[self.run])
         if change["name"] == "run" and self.stop > n:  # the new run is shorter
@@ -360,6 +366,7 @@ class SwaExplorer(PlanePanel):
                 self.start, self.stop = n // 2, n
         self._refresh()
 
+    @alone
     def _on_measure(self, _: Any) -> None:
         self._try(self._draw)
 
@@ -423,6 +430,7 @@ class SwaExplorer(PlanePanel):
     def _names(self) -> tuple[str, str, str]:
         return f"epoch {self._averaged[0]}", f"epoch {self._averaged[-1]}", "average"
 
+    @alone
     def train_run(self) -> None:
         """Train a new run in a thread, with `rate`, `cycle`, `epochs` and `seed`; select it.
 

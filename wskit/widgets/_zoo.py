@@ -22,7 +22,7 @@ from wskit.features import weight_statistics
 from wskit.predictors import boosted_trees
 from wskit.widgets import _zoo_table as tables
 from wskit.widgets import _zoo_view as view
-from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+from wskit.widgets._panel import ROW, Panel, Task, alone, button, labelled
 from wskit.widgets._picture import FigurePicture
 from wskit.widgets._zoo_code import cell
 from wskit.widgets._zoo_parts import PLACES, SIZE, parts
@@ -309,6 +309,7 @@ class ZooExplorer(Panel):
                 ends = (values[0], values[-1]) if limits is None else limits
                 slider.index = tuple(int(np.abs(np.subtract(values, v)).argmin()) for v in ends)
 
+    @alone
     def _on_slider(self, axis: str, change: Any) -> None:
         if not self._moving:
             first, last = change["new"]
@@ -316,6 +317,7 @@ class ZooExplorer(Panel):
             whole = (first, last) == (0, len(values) - 1)
             setattr(self, f"{axis}_range", None if whole else (values[first], values[last]))
 
+    @alone
     def _on_axis(self, change: Any) -> None:
         if self._moving:
             return
@@ -326,15 +328,18 @@ class ZooExplorer(Panel):
         self._move_sliders()
         self._draw(chosen=False)
 
+    @alone
     def _on_range(self, _: Any) -> None:
         if not self._moving:
             self._move_sliders()
             self._draw(chosen=False)
 
+    @alone
     def _on_look(self, change: Any) -> None:
         if not self._moving:
             self._draw(chosen=change["name"] == "model")
 
+    @alone
     def _on_row(self, change: Any) -> None:
         if not self._moving and change["new"] is not None:
             self.model = change["new"]
