@@ -21,7 +21,7 @@ from wskit.errors import CheckpointError
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_BLOCK = 2**19  # entries: they stay in a core's cache from the sum until they are written
+_BLOCK = 2**18  # entries: they stay in a core's cache from the sum until they are written
 
 
 class Spec(NamedTuple):
