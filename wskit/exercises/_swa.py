@@ -111,8 +111,8 @@ def _design(
     for run, test, other in zip(runs, tests, rival, strict=True):
         models = [run.model(row) for row in range(epochs)]
         mine, theirs = (
-            evaluate_mixtures(test, these, [of])["error"][0]
-            for these, of in ((models, c), ([other], [1.0]))
+            evaluate_mixtures(test, these, of[None])["error"][0]
+            for these, of in ((models, c), ([other], np.ones(1)))
         )
         errors.append((mine, theirs))
     own, others = np.array(errors).T
