@@ -430,7 +430,7 @@ def test_an_evaluation_that_fails_is_said_in_one_sentence():
         ("measure", "f1", r"There is no measure 'f1'; choose one of \['loss', 'accuracy', "),
         ("start", 12, r"The window 12:12 does not lie in the 12 recorded rows"),
         ("stop", 13, r"The window 6:13 .* stop at most 12"),
-        ("every", 0, r"every must be at least 1, got 0"),
+        ("every", 0, r"every must lie between 1 and 10000, got 0"),
         ("decay", 1.0, r"decay must lie between 0 and 1, got 1\.0"),
         ("rate", 0.0, r"rate must be positive and at most 10, got 0\.0"),
         ("cycle", 0, r"cycle must lie between 1 and 10000, got 0"),

@@ -24,7 +24,8 @@ from wskit.widgets._swa_work import AT_ONCE, Measured, Train, Window, name_of, r
 
 _COARSE = 7  # the grid that is shown before the last one
 _WINDOW = ["run", "start", "stop", "every", "decay", "recalibrate"]
-_LIMITS = {"cycle": (1, 10_000), "epochs": (1, 10_000), "seed": (0, 2**31 - 1)}
+_TRAINING = ("cycle", "epochs", "seed")
+_LIMITS = dict.fromkeys(("every", *_TRAINING), (1, 10_000)) | {"seed": (0, 2**31 - 1)}
 
 
 class SwaExplorer(PlanePanel):
@@ -166,12 +167,6 @@ class SwaExplorer(PlanePanel):
             )
         return int(proposal.value)
 
-    @traitlets.validate("every")
-    def _positive(self, proposal: Any) -> int:
-        if proposal.value < 1:
-            raise AveragingError(f"every must be at least 1, got {proposal.value}.")
-        return int(proposal.value)
-
     @traitlets.validate("decay")
     def _a_decay(self, proposal: Any) -> float:
         if not 0 < proposal.value < 1:
@@ -286,10 +281,11 @@ class SwaExplorer(PlanePanel):
             self._train_button.layout.width = "max-content"
             rate = widgets.BoundedFloatText(description="Rate", min=0.001, max=10, step=0.001)
             links["rate"] = labelled(rate, "9em")
-            for name, (low, high) in _LIMITS.items():
+            for name in _TRAINING:
+                low, high = _LIMITS[name]
                 box = widgets.BoundedIntText(description=name.title(), min=low, max=high)
                 links[name] = labelled(box, "9em")
-            boxes = [links[name] for name in ("rate", *_LIMITS)]
+            boxes = [links[name] for name in ("rate", *_TRAINING)]
             training = [widgets.HBox([*boxes, self._train_button], layout=ROW)]
         for name, box in links.items():
             traitlets.link((self, name), (box, "value"))
