@@ -1,7 +1,7 @@
 """The average of several models, and a point on the line through two."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -127,25 +127,31 @@ class LinearMerge(LazyMerge):
 
     def _values(self, name: str, part: slice) -> Tensor:
         # Without coefficients the sum is divided once, which rounds less than n products do.
-        n = len(self._ingredients)
-        constants = self._coefficients(name)
-        coefficients = [1.0] * n if constants is None else constants
-        total: Tensor | None = None
-        for model, coefficient in zip(self._ingredients.values(), coefficients, strict=True):
-            values = entries(model, name, part)
-            if total is None:
-                dtype = torch.promote_types(values.dtype, self._dtype)
-                total = values.to(dtype, copy=True)
-                if coefficient != 1:
-                    total *= coefficient
-            else:
-                _add(total, values.to(total.device), coefficient)
-            del values  # before the next model's are read
-        assert total is not None
-        if constants is None and n & (n - 1):
-            total /= n
+        models, constants = list(self._ingredients.values()), self._coefficients(name)
+        coefficients = [1.0] * len(models) if constants is None else constants
+        dtype = torch.promote_types(self.layout.dtypes[name], self._dtype)
+        if all(isinstance(m, dict) or getattr(m, "views", False) for m in models):
+            total = self._in_pieces([entries(m, name, part) for m in models], coefficients, dtype)
+        else:  # one tensor of one model at a time
+            total = _sum((entries(m, name, part) for m in models), coefficients, dtype)
+        if constants is None and len(models) & (len(models) - 1):
+            total /= len(models)
         elif constants is None:  # a power of two: the same number, and a product is faster
-            total *= 1 / n
+            total *= 1 / len(models)
+        return total
+
+    @staticmethod
+    def _in_pieces(views: list[Tensor], coefficients: list[float], dtype: torch.dtype) -> Tensor:
+        """Sum tensors that are in memory, or mapped there: a piece of all of them at a time.
+
+        A piece of the sum stays in the cache; each view was made once, which costs as much as a
+        piece's sum.
+        """
+        total = torch.empty(len(views[0]), dtype=dtype, device=views[0].device)
+        step = block_size(total.device) // 4
+        for low in range(0, len(total), step):
+            pieces = (view[low : low + step] for view in views)
+            _sum(pieces, coefficients, dtype, total[low : low + step])
         return total
 
 
@@ -159,16 +165,37 @@ def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, T
     return found
 
 
-def _add(total: Tensor, values: Tensor, coefficient: float) -> None:
-    """Add to a sum; what must be converted, is so in a small buffer that stays in the cache."""
-    if values.dtype == total.dtype:
-        total.add_(values, alpha=coefficient)
-        return
-    buffer = total.new_empty(min(len(total), block_size(total.device) // 4))
-    for low in range(0, len(total), max(len(buffer), 1)):
-        block = values[low : low + len(buffer)]
-        part = total[low : low + len(buffer)]
-        part.add_(buffer[: len(part)].copy_(block), alpha=coefficient)
+def _sum(
+    parts: Iterator[Tensor],
+    coefficients: list[float],
+    dtype: torch.dtype,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Sum coefficient times part; no part is kept while the next one is read.
+
+    What must be converted is so in a small buffer that stays in the cache.
+    """
+    total, buffer = out, None
+    for number, coefficient in enumerate(coefficients):
+        values = next(parts)
+        if total is None:
+            total = torch.empty(len(values), dtype=dtype, device=values.device)
+        if number == 0:
+            total.copy_(values)
+            if coefficient != 1:
+                total *= coefficient
+        elif values.dtype == dtype and values.device == total.device:
+            total.add_(values, alpha=coefficient)
+        else:
+            if buffer is None:
+                buffer = total.new_empty(min(len(total), block_size(total.device) // 4))
+            for low in range(0, len(total), max(len(buffer), 1)):
+                piece = total[low : low + len(buffer)]
+                converted = buffer[: len(piece)].copy_(values[low : low + len(buffer)])
+                piece.add_(converted, alpha=coefficient)
+        del values
+    assert total is not None
+    return total
 
 
 def checked(coefficients: ArrayLike | None, n: int) -> list[float] | None:

@@ -21,7 +21,7 @@ from wskit.errors import CheckpointError
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_BLOCK = 2**18  # entries: they stay in a core's cache from the sum until they are written
+_BLOCK = 2**20  # entries of a block: 4 MiB of float32 for each thread
 
 
 class Spec(NamedTuple):
