@@ -15,7 +15,8 @@ The map of the kit, from files up to the screen:
 `wskit.soups`        soups of fine-tuned models: uniform, greedy, learned; the ensemble
 `wskit.predictors`   accuracy from features: estimators, splits, scores (no torch)
 `wskit.plots`        results drawn on matplotlib Axes
-`wskit.widgets`      panels: CheckpointPicker, EsdExplorer, ZooExplorer, RegionExplorer, SwaExplorer
+`wskit.widgets`      panels: CheckpointPicker, EsdExplorer, ZooExplorer, RegionExplorer,
+                     SwaExplorer, SoupKitchen
 `wskit.exercises`    the tutorials' self-checks
 =================  ==============================================================
 

@@ -1,6 +1,6 @@
 """What panels share that show the plane through three models: it is filled coarse to fine."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,20 +42,6 @@ class PlanePanel(Panel):
     def _draw_plane(self) -> None:
         """Show `landscape`, or `_shown_plane` before there is one."""
         raise NotImplementedError
-
-    def _say(self) -> None:
-        """Say what is shown, once nothing runs."""
-        raise NotImplementedError
-
-    def _try(self, action: Callable[[], None]) -> None:
-        """Do it here and now; an error is shown in the panel, and ends nothing that runs."""
-        try:
-            action()
-        except Exception as error:
-            self._fail(error)
-        else:
-            if self._task is None:
-                self._say()
 
     def _fill(
         self,
