@@ -8,12 +8,14 @@ a notebook.
 from wskit.exercises._accuracy import check_feature, check_weight_correlation
 from wskit.exercises._esd import check_marchenko_pastur_edge, check_power_law_exponent
 from wskit.exercises._regions import check_find_edge, check_update_cosine
+from wskit.exercises._soups import check_choose, check_thrifty_greedy
 from wskit.exercises._start import check_permute_hidden
 from wskit.exercises._swa import check_design, check_merge_means
 from wskit.exercises._verdict import Verdict
 
 __all__ = [
     "Verdict",
+    "check_choose",
     "check_design",
     "check_feature",
     "check_find_edge",
@@ -21,6 +23,7 @@ __all__ = [
     "check_merge_means",
     "check_permute_hidden",
     "check_power_law_exponent",
+    "check_thrifty_greedy",
     "check_update_cosine",
     "check_weight_correlation",
 ]
