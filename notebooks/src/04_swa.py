@@ -557,10 +557,11 @@ print(exercises.check_merge_means(merge_means))
 # %% tags=["solution"]
 # Solution 4.1 (click to open)
 def merge_means(a, n_a, b, n_b):
-    return {
-        name: (n_a * W + n_b * b[name]) / (n_a + n_b) if W.is_floating_point() else W
-        for name, W in a.items()
-    }
+    merged = dict(a)
+    for name, W in a.items():
+        if W.is_floating_point():
+            merged[name] = (n_a * W + n_b * b[name]) / (n_a + n_b)
+    return merged
 
 
 print(exercises.check_merge_means(merge_means))
