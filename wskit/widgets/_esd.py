@@ -261,8 +261,6 @@ class EsdExplorer(Panel):
         )
         return widgets.HBox([step, compare], layout=ROW)
 
-    _moving = False  # the panel itself moves slider, field and list
-
     @alone
     def _on_slider(self, change: Any) -> None:
         if not self._moving and self._candidates.size:
@@ -283,19 +281,15 @@ class EsdExplorer(Panel):
 
     def _move_controls(self, fit: PowerLawFit) -> None:
         """Put slider and field to the xmin that is shown."""
-        self._moving = True
-        try:
+        with self._moved_by_panel():
             self._slider.max = self._candidates.size - 1
             index = int(np.searchsorted(self._candidates, fit.xmin))
             self._slider.value = min(index, self._slider.max)
             self._field.value = float(f"{fit.xmin:.4g}")
-        finally:
-            self._moving = False
 
     def _show_list(self) -> None:
         """Show the table as a list whose rows can be chosen; hide it where there is none."""
-        self._moving = True
-        try:
+        with self._moved_by_panel():
             if self.table is not None:
                 rows = self.table[self.table["name"].isin(self._layers.index)]
                 heading, lines = view.layer_rows(rows)
@@ -303,8 +297,6 @@ class EsdExplorer(Panel):
                 self._list.description, self._list.rows = heading, min(len(lines), 10)
                 self._list.value = self.layer
             self._list.layout.display = "none" if self.table is None else ""
-        finally:
-            self._moving = False
         self._show_links()
 
     def _show_links(self) -> None:

@@ -8,7 +8,7 @@ import html
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import ipywidgets as widgets
@@ -84,6 +84,7 @@ class Panel(widgets.VBox):
 
     _task: Task | None = None
     _thread: threading.Thread | None = None
+    _moving = False  # the panel itself moves controls
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,6 +215,15 @@ class Panel(widgets.VBox):
     def _show_progress(self, task: Task, fraction: float) -> None:
         if self._task is task:
             self.progress = fraction
+
+    @contextlib.contextmanager
+    def _moved_by_panel(self) -> Iterator[None]:
+        """Have no control that moves meanwhile change what is shown."""
+        self._moving = True
+        try:
+            yield
+        finally:
+            self._moving = False
 
     def _show_state(self, _: Any = None) -> None:
         running = self.status == "running"

@@ -22,10 +22,10 @@ from wskit.landscape import (
     random_direction,
 )
 from wskit.widgets._panel import ROW, alone, button, labelled
-from wskit.widgets._picture import FigurePicture
+from wskit.widgets._picture import FigurePicture, PointPicture
 from wskit.widgets._plane import PlanePanel
 from wskit.widgets._region_code import FIGSIZE, N_RANDOM, cell
-from wskit.widgets._region_view import PointPicture, number_table
+from wskit.widgets._region_view import number_table
 
 _REACH = (-0.5, 1.5)  # of the two shares
 _COARSE = (7, 13)  # grids that are shown before the last one

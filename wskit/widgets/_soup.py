@@ -15,8 +15,7 @@ from wskit.averaging import average
 from wskit.errors import SoupError
 from wskit.landscape import Evaluation, evaluate_models
 from wskit.widgets._panel import ROW, Panel, Task, alone, button, labelled
-from wskit.widgets._picture import FigurePicture
-from wskit.widgets._region_view import PointPicture
+from wskit.widgets._picture import FigurePicture, PointPicture
 from wskit.widgets._soup_code import FIGSIZE, cell
 from wskit.widgets._soup_view import (
     ROWS_SHOWN,

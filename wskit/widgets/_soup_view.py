@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wskit import plots
-from wskit.widgets._picture import FigurePicture
-from wskit.widgets._region_view import PointPicture
+from wskit.widgets._picture import FigurePicture, PointPicture
 from wskit.widgets._tables import DASH, cell_text, html_table
 
 SOUP = "soup"

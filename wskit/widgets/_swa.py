@@ -1,7 +1,6 @@
 """A panel to average the epochs of a training run, and to see what the average is worth."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
@@ -125,7 +124,6 @@ class SwaExplorer(PlanePanel):
         self._measured: dict[tuple[str, bool], Measured] = {}
         self._trained: dict[str, tuple[float, int, int, int]] = {}
         self._training: Task | None = None
-        self._moving = False
         self._shown: tuple[Any, ...] = ()
         self.numbers = pd.DataFrame()
         self.curve: pd.DataFrame | None = None
@@ -302,15 +300,6 @@ class SwaExplorer(PlanePanel):
         ]
         self._state_view.layout.flex = "none"  # in a column, that is its height
         self.add_class("wskit-swa-explorer")
-
-    @contextlib.contextmanager
-    def _moved_by_panel(self) -> Iterator[None]:
-        """Have no control that moves meanwhile change what is shown."""
-        self._moving = True
-        try:
-            yield
-        finally:
-            self._moving = False
 
     def _move_controls(self) -> None:
         """Put the controls to the state."""

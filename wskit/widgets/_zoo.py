@@ -1,9 +1,8 @@
 """A panel to look at a zoo: its models as points, one of them closely, and their prediction."""
 
-import contextlib
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
@@ -117,7 +116,6 @@ class ZooExplorer(Panel):
         self.ax: Axes | None = None
         self._recipes: list[Recipe] = []
         self._shown: dict[str, str] = {}  # of the chosen model: which parts, and of what
-        self._moving = False  # the panel itself moves controls
         self._adopt(zoo, weight_statistics(zoo.weights) if features is None else features)
         super().__init__()
         names = tables.places(self._table)
@@ -274,15 +272,6 @@ class ZooExplorer(Panel):
         ]
         self._state_view.layout.flex = "none"  # in a column, that is its height
         self.add_class("wskit-zoo-explorer")
-
-    @contextlib.contextmanager
-    def _moved_by_panel(self) -> Iterator[None]:
-        """Have no control that moves meanwhile change what is shown."""
-        self._moving = True
-        try:
-            yield
-        finally:
-            self._moving = False
 
     def _offer(self) -> None:
         """Put what this zoo's table has into the controls."""
