@@ -40,8 +40,7 @@ N_SEEDS = 5  # the size knob: how many networks every claim is tried on
 # | **02** | Can one read off the weights how accurate a network is? | Unterthiner et al. 2020 |
 # | **03** | Is what a network knows a place in weight space? | Gueta et al. 2023 |
 # | **04** | Is the average of a run's weights better than its end? | Izmailov et al. 2018 |
-#
-# A page on model soups follows the same plan.
+# | **05** | Can one average many fine-tuned networks instead of choosing one? | Wortsman et al. 2022 |
 
 # %% [markdown]
 # ## Real data
