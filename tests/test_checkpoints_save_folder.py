@@ -44,9 +44,9 @@ class Blocks(dict):
     def dtype(self, name):
         return super().__getitem__(name).dtype
 
-    def read_block(self, name, start, stop):
+    def read_block(self, name, start, stop, out):
         self.reads.append((name, start, stop))
-        return super().__getitem__(name).reshape(-1)[start:stop].clone()
+        return out.copy_(super().__getitem__(name).reshape(-1)[start:stop])
 
 
 def model(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -124,12 +124,12 @@ def test_torch_works_with_one_core_in_each_thread(tmp_path):
     seen, elsewhere = {}, []
 
     class Curious(Blocks):
-        def read_block(self, name, start, stop):
+        def read_block(self, name, start, stop, out):
             seen[threading.current_thread().name] = torch.get_num_threads()
             other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
             other.start()
             other.join()
-            return super().read_block(name, start, stop)
+            return super().read_block(name, start, stop, out)
 
     try:
         save_weights(Curious(model()), tmp_path / "w.safetensors", threads=2)
@@ -256,7 +256,7 @@ def test_stopped_at_once(tmp_path, target):
 
 def test_an_error_in_a_block_is_the_error(tmp_path):
     class Breaks(Blocks):
-        def read_block(self, name, start, stop):
+        def read_block(self, name, start, stop, out):
             raise ZeroDivisionError(name)
 
     with pytest.raises(ZeroDivisionError):
@@ -266,8 +266,8 @@ def test_an_error_in_a_block_is_the_error(tmp_path):
 
 def test_a_block_that_is_another(tmp_path):
     class Liar(Blocks):
-        def read_block(self, name, start, stop):
-            return super().read_block(name, start, stop).double()
+        def read_block(self, name, start, stop, out):
+            return super().read_block(name, start, stop, out).double()
 
     with pytest.raises(CheckpointError, match=r"float32 of shape \(100,\), .* got torch.float64"):
         save_weights(Liar({"last": torch.zeros(100)}), tmp_path / "out")

@@ -11,7 +11,7 @@ What holds for all of them:
 - Tensors that are tied in the first model stay tied, and must be equal in every other model.
 - A model is read tensor by tensor, so that it may be a lazily opened checkpoint.
 - With ``lazy=True`` the result is a mapping whose tensors are computed when they are read, and
-  whose ``read_block(name, start, stop)`` computes the entries start:stop of a flat tensor.
+  whose ``read_block(name, start, stop, out)`` computes the entries start:stop of a flat tensor.
 """
 
 from wskit.averaging._angles import merge_model_stock, slerp

@@ -1,7 +1,8 @@
 """The average of several models, and a point on the line through two."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from wskit.averaging._layout import Layout, block_size, layout_of
+from wskit.averaging._layout import Layout, all_finite, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
 
@@ -121,38 +122,88 @@ class LinearMerge(LazyMerge):
     ) -> None:
         super().__init__(layout, ingredients)
         self._constants, self._dtype = coefficients, dtype
+        self._views: dict[tuple[int, str], Tensor] = {}
+        self._local = threading.local()
 
     def _coefficients(self, name: str) -> list[float] | None:
         return self._constants
 
     def _values(self, name: str, part: slice) -> Tensor:
-        # Without coefficients the sum is divided once, which rounds less than n products do.
-        models, constants = list(self._ingredients.values()), self._coefficients(name)
-        coefficients = [1.0] * len(models) if constants is None else constants
-        dtype = torch.promote_types(self.layout.dtypes[name], self._dtype)
-        if all(isinstance(m, dict) or getattr(m, "views", False) for m in models):
-            total = self._in_pieces([entries(m, name, part) for m in models], coefficients, dtype)
-        else:  # one tensor of one model at a time
-            total = _sum((entries(m, name, part) for m in models), coefficients, dtype)
-        if constants is None and len(models) & (len(models) - 1):
-            total /= len(models)
-        elif constants is None:  # a power of two: the same number, and a product is faster
-            total *= 1 / len(models)
-        return total
+        coefficients, total = self._coefficients(name), None
+        for i, model in enumerate(self._ingredients.values()):
+            values = entries(model, name, part)
+            coefficient = 1.0 if coefficients is None else coefficients[i]
+            if total is None:
+                dtype = torch.promote_types(values.dtype, self._dtype)
+                total = values.to(dtype, copy=True)
+                if coefficient != 1:
+                    total *= coefficient
+            else:
+                buffer = total.new_empty(min(len(total), block_size(total.device) // 4))
+                _add(total, values, coefficient, buffer)
+            del values  # before the next model's are read
+        assert total is not None
+        return self._divided(total) if coefficients is None else total
 
-    @staticmethod
-    def _in_pieces(views: list[Tensor], coefficients: list[float], dtype: torch.dtype) -> Tensor:
-        """Sum tensors that are in memory, or mapped there: a piece of all of them at a time.
+    def _rounded(self, name: str, part: slice, out: Tensor | None = None) -> Tensor:
+        """Sum what is in memory, or mapped there, piece by piece: a piece stays in the cache."""
+        models = list(self._ingredients.values())
+        owner = self.layout.ties.get(name, name)
+        seen = all(isinstance(m, dict) or getattr(m, "views", False) for m in models)
+        if not seen or owner not in self.layout.spans:
+            return super()._rounded(name, part, out)
+        views = [self._view(number, m, owner)[part] for number, m in enumerate(models)]
+        coefficients = self._coefficients(owner)
+        if out is None:
+            out = torch.empty_like(views[0], dtype=self.layout.dtypes[owner])
+        dtype, step = torch.promote_types(out.dtype, self._dtype), block_size(out.device) // 2
+        same = all(view.dtype == dtype and view.device == out.device for view in views)
+        # A mean lies between finite numbers; another sum may be too large for a narrow dtype.
+        mean = coefficients is None or (
+            min(coefficients) >= 0 and abs(sum(coefficients) - 1) < 1e-6
+        )
+        scratch, buffer = self._scratch(min(step, len(out)), dtype, out.device)
+        for low in range(0, len(out), step):
+            piece, parts = out[low : low + step], [view[low : low + step] for view in views]
+            total = piece if out.dtype == dtype else scratch[: len(piece)]
+            if same and coefficients is None and len(parts) > 1:  # the first two at once
+                torch.add(parts.pop(0), parts.pop(0), out=total)
+            else:
+                total.copy_(parts.pop(0))
+            if coefficients is not None:
+                total *= coefficients[0]
+            for i, values in enumerate(parts, start=len(views) - len(parts)):
+                _add(total, values, 1.0 if coefficients is None else coefficients[i], buffer)
+            if coefficients is None:
+                self._divided(total)
+            fine = all_finite(total)
+            if total is not piece:
+                piece.copy_(total)
+                fine = fine and (mean or all_finite(piece))
+            if not fine:
+                raise self._diverged(owner)
+        return out
 
-        A piece of the sum stays in the cache; each view was made once, which costs as much as a
-        piece's sum.
-        """
-        total = torch.empty(len(views[0]), dtype=dtype, device=views[0].device)
-        step = block_size(total.device) // 4
-        for low in range(0, len(total), step):
-            pieces = (view[low : low + step] for view in views)
-            _sum(pieces, coefficients, dtype, total[low : low + step])
-        return total
+    def _scratch(self, n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return memory for a piece and for one converted; each thread's own, made once."""
+        kept = getattr(self._local, "kept", None)
+        if kept is None or kept.shape[1] < n or (kept.dtype, kept.device) != (dtype, device):
+            kept = self._local.kept = torch.empty(2, n, dtype=dtype, device=device)
+        return kept[0], kept[1]
+
+    def _divided(self, total: Tensor) -> Tensor:
+        """Make a sum a mean: divided once, which rounds less than a product for each model."""
+        n = len(self._ingredients)
+        # By a power of two a product is the same number, and faster.
+        return total.div_(n) if n & (n - 1) else total.mul_(1 / n)
+
+    def _view(self, number: int, model: Mapping[str, Tensor], name: str) -> Tensor:
+        """Look at a flat tensor; at a mapped file's once, as that costs as much as its sum."""
+        if isinstance(model, dict):
+            return entries(model, name, slice(None))
+        if (number, name) not in self._views:
+            self._views[number, name] = entries(model, name, slice(None))
+        return self._views[number, name]
 
 
 def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:
@@ -165,37 +216,15 @@ def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, T
     return found
 
 
-def _sum(
-    parts: Iterator[Tensor],
-    coefficients: list[float],
-    dtype: torch.dtype,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Sum coefficient times part; no part is kept while the next one is read.
-
-    What must be converted is so in a small buffer that stays in the cache.
-    """
-    total, buffer = out, None
-    for number, coefficient in enumerate(coefficients):
-        values = next(parts)
-        if total is None:
-            total = torch.empty(len(values), dtype=dtype, device=values.device)
-        if number == 0:
-            total.copy_(values)
-            if coefficient != 1:
-                total *= coefficient
-        elif values.dtype == dtype and values.device == total.device:
-            total.add_(values, alpha=coefficient)
-        else:
-            if buffer is None:
-                buffer = total.new_empty(min(len(total), block_size(total.device) // 4))
-            for low in range(0, len(total), max(len(buffer), 1)):
-                piece = total[low : low + len(buffer)]
-                converted = buffer[: len(piece)].copy_(values[low : low + len(buffer)])
-                piece.add_(converted, alpha=coefficient)
-        del values
-    assert total is not None
-    return total
+def _add(total: Tensor, values: Tensor, coefficient: float, buffer: Tensor) -> None:
+    """Add to a sum; what must be converted is so in a small buffer, which stays in the cache."""
+    if values.dtype == total.dtype and values.device == total.device:
+        total.add_(values, alpha=coefficient)
+        return
+    for low in range(0, len(total), max(len(buffer), 1)):
+        piece = total[low : low + len(buffer)]
+        converted = buffer[: len(piece)].copy_(values[low : low + len(buffer)])
+        piece.add_(converted, alpha=coefficient)
 
 
 def checked(coefficients: ArrayLike | None, n: int) -> list[float] | None:

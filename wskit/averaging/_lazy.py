@@ -88,18 +88,20 @@ class LazyMerge(Mapping[str, Tensor], ABC):
             result[name] = result[owner] if owner in result else self[name]
         return result
 
-    def read_block(self, name: str, start: int, stop: int) -> Tensor:
-        """Compute the entries start:stop of a flat tensor, in its dtype."""
-        return self._rounded(name, slice(start, stop))
+    def read_block(self, name: str, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """Compute the entries start:stop of a flat tensor, in its dtype; in `out`, where given."""
+        return self._rounded(name, slice(start, stop), out)
 
-    def _rounded(self, name: str, part: slice) -> Tensor:
-        """Compute a part of a flat tensor, as memory of its own."""
+    def _rounded(self, name: str, part: slice, out: Tensor | None = None) -> Tensor:
+        """Compute a part of a flat tensor, in `out` or as memory of its own."""
         if name not in self.layout.shapes:
             raise KeyError(name)
         owner = self.layout.ties.get(name, name)
         if owner in self.layout.others:
-            return self.layout.others[owner].reshape(-1)[part].clone()
-        result = self._values(owner, part).to(self.layout.dtypes[name])
+            found = self.layout.others[owner].reshape(-1)[part]
+            return found.clone() if out is None else out.copy_(found)
+        values = self._values(owner, part)
+        result = values.to(self.layout.dtypes[name]) if out is None else out.copy_(values)
         if not all_finite(result):  # one check for all models
             raise self._diverged(owner)
         return result

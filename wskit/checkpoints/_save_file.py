@@ -109,11 +109,14 @@ def write_file(file: BinaryIO, weights: Mapping[str, Tensor], plan: Plan, work: 
 
 def _write_blocks(file: BinaryIO, weights: Any, plan: Plan, work: Work) -> None:
     lock = threading.Lock()  # a file system lets one thread write to a file at a time anyway
+    buffers = threading.local()  # by dtype: memory that is made anew for each block costs time
 
     def write(name: str, start: int) -> int:
         spec = plan.specs[name]
         stop = min(start + _BLOCK, math.prod(spec.shape))
-        block = weights.read_block(name, start, stop)
+        if spec.dtype not in vars(buffers):
+            vars(buffers)[spec.dtype] = torch.empty(_BLOCK, dtype=spec.dtype)
+        block = weights.read_block(name, start, stop, vars(buffers)[spec.dtype][: stop - start])
         _check(Spec(tuple(block.shape), block.dtype), Spec((stop - start,), spec.dtype), name, work)
         content = _bytes(block)
         with lock:
