@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wskit.averaging import average
+from wskit.averaging._layout import block_size
 from wskit.errors import AveragingError
 
 BLOCK = block_size(torch.device("cpu"))
