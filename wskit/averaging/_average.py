@@ -149,8 +149,7 @@ class LinearMerge(LazyMerge):
         """Sum what is in memory, or mapped there, piece by piece: a piece stays in the cache."""
         models = list(self._ingredients.values())
         owner = self.layout.ties.get(name, name)
-        seen = all(isinstance(m, dict) or getattr(m, "views", False) for m in models)
-        if not seen or owner not in self.layout.spans:
+        if not self._in_memory or owner not in self.layout.spans:
             return super()._rounded(name, part, out)
         views = [self._view(number, m, owner)[part] for number, m in enumerate(models)]
         coefficients = self._coefficients(owner)
@@ -190,6 +189,16 @@ class LinearMerge(LazyMerge):
         if kept is None or kept.shape[1] < n or (kept.dtype, kept.device) != (dtype, device):
             kept = self._local.kept = torch.empty(2, n, dtype=dtype, device=device)
         return kept[0], kept[1]
+
+    @property
+    def _in_memory(self) -> bool:
+        """Whether all tensors are in memory, or mapped there."""
+        models = self._ingredients.values()
+        return all(isinstance(m, dict) or getattr(m, "views", False) for m in models)
+
+    @property
+    def block_entries(self) -> int:
+        return 2**20 if self._in_memory else super().block_entries
 
     def _divided(self, total: Tensor) -> Tensor:
         """Make a sum a mean: divided once, which rounds less than a product for each model."""

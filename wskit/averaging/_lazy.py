@@ -58,6 +58,11 @@ class LazyMerge(Mapping[str, Tensor], ABC):
         models = self._ingredients.values()
         return all(getattr(m, "block_reads", getattr(m, "views", True)) for m in models)
 
+    @property
+    def block_entries(self) -> int:
+        """How many entries to read at a time: a rule with many intermediate results takes fewer."""
+        return 2**18
+
     def __getitem__(self, name: str) -> Tensor:
         return self._rounded(name, slice(None)).view(self.layout.shapes[name])
 

@@ -21,7 +21,7 @@ from wskit.errors import CheckpointError
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_BLOCK = 2**20  # entries of a block: 4 MiB of float32 for each thread
+_BLOCK = 2**18  # entries at a time, where the mapping tells no other number
 
 
 class Spec(NamedTuple):
@@ -109,13 +109,14 @@ def write_file(file: BinaryIO, weights: Mapping[str, Tensor], plan: Plan, work: 
 
 def _write_blocks(file: BinaryIO, weights: Any, plan: Plan, work: Work) -> None:
     lock = threading.Lock()  # a file system lets one thread write to a file at a time anyway
+    at_once = getattr(weights, "block_entries", _BLOCK)
     buffers = threading.local()  # by dtype: memory that is made anew for each block costs time
 
     def write(name: str, start: int) -> int:
         spec = plan.specs[name]
-        stop = min(start + _BLOCK, math.prod(spec.shape))
+        stop = min(start + at_once, math.prod(spec.shape))
         if spec.dtype not in vars(buffers):
-            vars(buffers)[spec.dtype] = torch.empty(_BLOCK, dtype=spec.dtype)
+            vars(buffers)[spec.dtype] = torch.empty(at_once, dtype=spec.dtype)
         block = weights.read_block(name, start, stop, vars(buffers)[spec.dtype][: stop - start])
         _check(Spec(tuple(block.shape), block.dtype), Spec((stop - start,), spec.dtype), name, work)
         content = _bytes(block)
@@ -127,7 +128,7 @@ def _write_blocks(file: BinaryIO, weights: Any, plan: Plan, work: Work) -> None:
     blocks = [
         (name, start)
         for name in plan.starts
-        for start in range(0, math.prod(plan.specs[name].shape), _BLOCK)
+        for start in range(0, math.prod(plan.specs[name].shape), at_once)
     ]
     with ThreadPoolExecutor(work.threads, initializer=_use_one_core) as pool:
         try:

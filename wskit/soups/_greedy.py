@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit.averaging._layout import Layout
 from wskit.errors import SoupError
 from wskit.soups._soup import (
     Ingredients,
@@ -107,15 +109,15 @@ def greedy_soup(
                 own.append(_scored(score, model, label_of(name)))
                 bar.update()
             scores = own
-        steps = greedy_steps(pool, score, scores, accept=accept)
-        soup = next(steps)  # evaluates nothing
+        steps = _steps(pool, score, scores, accept)
+        make = next(steps)  # evaluates nothing
         while should_stop is None or not should_stop():
             following = next(steps, None)
             if following is None:
                 break
-            soup = following
+            make = following
             bar.update()
-    return soup
+    return make()
 
 
 def greedy_steps(
@@ -149,9 +151,16 @@ def greedy_steps(
     >>> [soup.ingredients for soup in greedy_steps(models, near_two, [-1, -1, 0])]
     [('2',), ('2',), ('2',)]
     """
+    for make in _steps(pool_of(ingredients), score, scores, accept):
+        yield make()
+
+
+def _steps(
+    pool: dict[str, Mapping[str, Tensor]], score: Score, scores: ArrayLike, accept: Accept
+) -> Iterator[Callable[[], Soup]]:
+    """Yield what makes the soup after each step: its tables cost more than a small average."""
     if accept not in get_args(Accept):
         raise SoupError(f"accept must be 'not worse' or 'better', got {accept!r}.")
-    pool = pool_of(ingredients)
     own = _checked(scores, list(pool))
     order = sorted(pool, key=lambda name: -own[name])  # stable
     # Of the best one, so that it decides on integer tensors and ties.
@@ -175,12 +184,13 @@ def greedy_steps(
             kept.append(name)
         del weights, trial
         rows.append((step, name, own[name], found, accepted, len(kept)))
-        yield Soup(model_of(layout, mean), tuple(kept), equal(kept), _history(rows))
+        yield partial(_soup, layout, mean, tuple(kept), rows[:])
 
 
-def _history(rows: list[tuple[int, str, float, float, bool, int]]) -> pd.DataFrame:
+def _soup(layout: Layout, mean: Tensor, kept: tuple[str, ...], rows: list[Any]) -> Soup:
     columns = ["step", "ingredient", "own_score", "held_out_score", "accepted", "n_ingredients"]
-    return pd.DataFrame(rows, columns=columns)
+    history = pd.DataFrame(rows, columns=columns)
+    return Soup(model_of(layout, mean), kept, equal(kept), history)
 
 
 def _checked(scores: ArrayLike, names: list[str]) -> dict[str, float]:
