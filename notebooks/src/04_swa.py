@@ -202,7 +202,7 @@ def compare(errors, to="SGD"):
     return pd.DataFrame(table | {"+-": half, "won": (gain > 0).mean()}).round(2).to_string()
 
 
-# %% tags=["approximate"]
+# %% tags=["nbval-ignore-output"]
 errors = found.pivot(index="seed", columns="model", values="test_error")[found.model.unique()]
 print(compare(errors))
 loss = found.pivot(index="seed", columns="model", values="train_loss")
@@ -297,7 +297,7 @@ for i, test in enumerate(tests):
         rows.append(rays.groupby("distance")[["error"]].mean().assign(model=name, seed=i))
 width = pd.concat(rows).reset_index()
 
-# %% tags=["approximate"]
+# %% tags=["nbval-ignore-output"]
 ax = plots.plot_mean_curves(width, x="distance", y="error", by="model")
 ax.set(xlabel="distance along a random direction", ylabel="test error, %", ylim=(0, 25))
 ends = width.pivot(index=["model", "seed"], columns="distance", values="error")
@@ -362,7 +362,7 @@ def with_statistics(swa, part):
     return {name: scores(logits, part.test_y)["error"].item() for name, logits in found.items()}
 
 
-# %% tags=["approximate"]
+# %% tags=["nbval-ignore-output"]
 rows = [with_statistics(swa_by_torch(part, i), part) for i, part in enumerate(parts)]
 print(pd.DataFrame(rows).agg(["mean", "std"]).T.round(1).to_string())
 
@@ -423,7 +423,7 @@ def on_validation(part, stack):
     return landscape.module_metrics(cnn(), x, y, metrics=scores)(stack)["error"].argmin()
 
 
-# %% tags=["approximate"]
+# %% tags=["nbval-ignore-output"]
 rows = []
 for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     stop = on_validation(part, runs["SGD"][i].weights)
@@ -488,7 +488,7 @@ def prediction(models, x):
     return torch.stack(logits).softmax(-1).mean(0)
 
 
-# %% tags=["approximate"]
+# %% tags=["nbval-ignore-output"]
 rows = []
 for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     swag, networks = averaging.SWAG(rank=20), [run.model(k) for k in range(8, 40)]
@@ -593,7 +593,7 @@ print(exercises.check_design(design, runs["constant"], tests, rival=swa))
 # </details>
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "approximate"]
 # Solution 4.2 (click to open)
 def design(epochs):
     early = np.where(np.arange(epochs) < epochs / 2, 1.0, 0.3)
