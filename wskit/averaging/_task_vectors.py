@@ -266,7 +266,7 @@ class _Ties(LazyMerge):
         result = origin.to(torch.promote_types(origin.dtype, torch.float32), copy=True)
         readers = [reader(vector, name) for vector in vectors]
         thresholds = torch.tensor(self._found[name], device=result.device)[:, None]
-        step = block_size(result.device)
+        step = block_size(result.device) // 4  # several results of each block are in memory
         for low in range(start, stop, step):
             block = slice(low, min(low + step, stop))
             tau = torch.stack([read(block).to(result) for read in readers])
@@ -290,7 +290,7 @@ class _Ties(LazyMerge):
     def _blocks(self, vector: Mapping[str, Tensor], names: Sequence[str]) -> Iterable[Tensor]:
         for name in names:
             size = math.prod(self.shape(name))
-            read, step = reader(vector, name), block_size(torch.device("cpu"))
+            read, step = reader(vector, name), block_size(torch.device("cpu")) // 4
             for low in range(0, size, step):
                 yield read(slice(low, min(low + step, size)))
 
