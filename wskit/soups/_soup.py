@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
+from wskit.averaging._average import LinearMerge
 from wskit.averaging._layout import Layout, layout_of
 from wskit.errors import SoupError
 from wskit.zoo import Zoo
@@ -22,8 +22,8 @@ class Soup:
     Attributes
     ----------
     weights : mapping of str to Tensor
-        The average. Integer tensors are those of the first ingredient. The tensors are views of
-        one vector, which nothing else uses.
+        The average. Integer tensors are those of the first ingredient. Nothing else uses its
+        memory.
     ingredients : tuple of str
         Names of the models that are in it, in the order in which they were added.
     coefficients : Series or DataFrame
@@ -68,25 +68,20 @@ def uniform_soup(ingredients: Ingredients) -> Soup:
 
     Examples
     --------
+    >>> import torch
     >>> soup = uniform_soup({"a": {"w": torch.tensor([1.0])}, "b": {"w": torch.tensor([4.0])}})
     >>> soup.weights["w"], soup.ingredients
     (tensor([2.5000]), ('a', 'b'))
     """
     pool = pool_of(ingredients)
     names = list(pool)
-    layout = layout_of_all(pool)
-    device = layout.device(pool[names[0]])
-    total = torch.zeros(layout.size, dtype=layout.dtype, device=device)
-    for name in names:
-        for part, values in layout.parts(pool[name], label_of(name), device):
-            total[part] += values
-            del values  # before the next tensor is read
-    total /= len(names)
+    labelled = {label_of(name): model for name, model in pool.items()}
+    average = LinearMerge(layout_of_all(pool), labelled, None)
     steps = np.arange(1, len(names) + 1)
     history = pd.DataFrame(
         {"step": steps, "ingredient": names, "accepted": True, "n_ingredients": steps}
     )
-    return Soup(model_of(layout, total), tuple(names), equal(names), history)
+    return Soup(average.read(), tuple(names), equal(names), history)
 
 
 def pool_of(ingredients: Ingredients) -> dict[str, Mapping[str, Tensor]]:
