@@ -189,3 +189,20 @@ def shows(page, panel, place, *words):
         return all(word in described for word in words)
 
     poll(page, found, " and ".join(words))
+
+
+def cut_off(page, panel, width):
+    """Return what reaches beyond the panel's right edge in a window of that width."""
+    before = page.viewport_size
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.wait_for_timeout(500)
+    outside = panel.evaluate(
+        """panel => {
+            const right = panel.getBoundingClientRect().right + 1;
+            return [...panel.querySelectorAll('img, select, button, input, .widget-box')]
+                .filter(part => part.getBoundingClientRect().right > right)
+                .map(part => part.outerHTML.slice(0, 80));
+        }"""
+    )
+    page.set_viewport_size(before)
+    return outside

@@ -1,7 +1,7 @@
 """ZooExplorer in a small notebook: every control, a model chosen, predictions, more models."""
 
 import pytest
-from lab_kit import control, poll, run_all, says, shows, shut_down
+from lab_kit import control, cut_off, poll, run_all, says, shows, shut_down
 
 NOTEBOOK = "zoo_explorer.ipynb"
 CELLS = [
@@ -156,17 +156,4 @@ def test_more_models_are_trained_and_more_of_them_cancelled(page):
 
 @pytest.mark.parametrize("width", [700, 1300])
 def test_nothing_is_cut_off(page, width):
-    before = page.viewport_size
-    page.set_viewport_size({"width": width, "height": 1000})
-    page.wait_for_timeout(500)
-    outside = page.evaluate(
-        """() => {
-            const panel = document.querySelector('.wskit-zoo-explorer');
-            const right = panel.getBoundingClientRect().right + 1;
-            return [...panel.querySelectorAll('img, select, button, input, .widget-box')]
-                .filter(part => part.getBoundingClientRect().right > right)
-                .map(part => part.outerHTML.slice(0, 80));
-        }"""
-    )
-    page.set_viewport_size(before)
-    assert outside == []
+    assert cut_off(page, panel(page), width) == []
