@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
-EXTRAS := lab,dev,browser,hub
+EXTRAS := lab,dev,browser,hub,app,publish
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

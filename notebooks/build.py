@@ -1,12 +1,18 @@
 """Build the executed tutorials from their sources, or check that they agree.
 
-    python notebooks/build.py [--check] [NAME ...]
+    python notebooks/build.py [--check | --text | --time] [NAME ...]
 
 ``src/NN_name.py`` (py:percent, with the tags of `wskit.course.TAGS`, say
 ``# %% tags=["solution"]``) becomes ``NN_name.ipynb``: run top to bottom in a new kernel, outputs
 kept, and everything dropped that would differ in a rebuild on the same machine or that only a
 running kernel could show. A NAME is the whole of a name or its beginning (``01``). With
-``--check`` nothing is run: the cells of each source and notebook must be the same.
+``--check`` nothing is run: the cells of each source and notebook must be the same. With ``--text``
+nothing is run either: prose, tags and order of markdown are taken over, outputs stay, and a
+notebook whose code has changed is refused. With ``--time`` the seconds that each took are written
+to ``timings.json``; use it on a quiet machine.
+
+Two words in prose are filled in: ``{{run_time}}`` from ``timings.json``, and ``{{claims}}`` from
+the outputs of all cells tagged ``claims``, so that no figure is copied by hand.
 
 What a source says beyond its text comes from its tags. ``solution`` and ``hide-input`` cells are
 folded; the first line, which still shows, must say what is behind it (``# Solution 1.2 (click to
@@ -24,6 +30,7 @@ import argparse
 import base64
 import hashlib
 import io
+import json
 import os
 import re
 import sys
@@ -44,7 +51,7 @@ ROOT = HERE.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from wskit.course import TAGS  # noqa: E402 - of this checkout, whatever else is installed
+from wskit.course import CLAIM_COLUMNS, TAGS  # noqa: E402 - of this checkout, whatever else is installed
 
 MAX_BYTES = 1_000_000
 MAX_DPI = 100
@@ -60,6 +67,9 @@ MACHINE_BOUND = {
     ),
     "a memory address": re.compile(r"\b0x[0-9a-f]{7,}\b"),
 }
+
+
+RUN_TIME, CLAIMS = "{{run_time}}", "{{claims}}"
 
 
 class BuildError(Exception):
@@ -97,7 +107,45 @@ def read_source(path: Path) -> Any:
             cell.metadata["jupyter"] = {"source_hidden": True}
     for cell, name in zip(notebook.cells, _cell_ids(notebook.cells), strict=True):
         cell.id = name
+    for cell in notebook.cells:  # afterwards: an id hangs on what was written, not on a figure
+        if cell.cell_type == "markdown":
+            cell.source = _filled_in(cell.source, path)
     return notebook
+
+
+def _filled_in(text: str, source: Path) -> str:
+    """Put the measured time and the gathered claims where a source asks for them."""
+    folder = source.parent.parent
+    if RUN_TIME in text:
+        text = text.replace(RUN_TIME, in_words(_timings(folder).get(source.stem, 0.0)))
+    if CLAIMS in text:
+        text = text.replace(CLAIMS, gathered_claims(folder))
+    return text
+
+
+def _timings(folder: Path) -> dict[str, float]:
+    path = folder / "timings.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def in_words(seconds: float) -> str:
+    """Say how long a page takes, no finer than it can be told."""
+    if seconds < 55:
+        return f"{max(10, 10 * round(seconds / 10))} seconds"
+    minutes = max(1, round(seconds / 60))
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
+
+
+def gathered_claims(folder: Path) -> str:
+    """Return one table of the claims of all notebooks in a folder, as they were printed."""
+    rows = [f"| | {' | '.join(CLAIM_COLUMNS)} |", "|---" * (1 + len(CLAIM_COLUMNS)) + "|"]
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if "claims" in _tags(cell) and cell.cell_type == "code":
+                tables = [o.data["text/markdown"] for o in cell.outputs if "data" in o]
+                lines = [line for table in tables for line in table.splitlines()[2:]]
+                rows += [f"| [{path.name[:2]}]({path.name}) {line}" for line in lines]
+    return "\n".join(rows)
 
 
 def build(source: Path, target: Path) -> None:
@@ -125,6 +173,29 @@ def build(source: Path, target: Path) -> None:
             f"{source.name}: the notebook has {len(text.encode()):,} bytes, at most "
             f"{MAX_BYTES:,} are allowed: draw fewer or smaller figures"
         )
+    _replace(target, text)
+
+
+def take_over_text(source: Path, target: Path) -> None:
+    """Bring a notebook's prose and tags up to date; its code has not changed, its outputs stay.
+
+    Raises
+    ------
+    BuildError
+        If a cell of code differs, other than in its tags.
+    """
+    notebook = read_source(source)
+    old = nbformat.read(target, as_version=4)
+    new_code, old_code = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, old))
+    if [c.source for c in new_code] != [c.source for c in old_code]:
+        raise BuildError(f"{source.name}: code has changed, so it must be run: build it")
+    for new, before in zip(new_code, old_code, strict=True):
+        new.outputs, new.execution_count = before.outputs, before.execution_count
+    nbformat.validate(notebook)
+    _replace(target, as_text(notebook))
+
+
+def _replace(target: Path, text: str) -> None:
     temporary = target.with_name(f".{target.name}.part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(target)
@@ -253,25 +324,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build or check the notebooks named on the command line; return the exit status."""
     parser = argparse.ArgumentParser(description="Build the tutorials from their sources.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="01_esd, or 01; default: all")
-    parser.add_argument("--check", action="store_true", help="compare only; nothing is run")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="compare only; nothing is run")
+    how.add_argument("--text", action="store_true", help="take over prose; nothing is run")
+    how.add_argument("--time", action="store_true", help="record how long each takes")
     options = parser.parse_args(arguments)
     try:
         differing = []
-        for source in sources(HERE, options.names):
+        # What gathers from the others comes after them.
+        for source in sorted(sources(HERE, options.names), key=_gathers):
             target = HERE / f"{source.stem}.ipynb"
             if options.check:
                 differing += differences(source, target)
-                continue
-            start = time.monotonic()
-            build(source, target)
-            seconds = time.monotonic() - start
-            print(f"{target.name}: {seconds:.1f} s, {target.stat().st_size:,} bytes")
+            elif options.text:
+                take_over_text(source, target)
+            else:
+                _build_and_tell(source, target, record=options.time)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
     if differing:
         print(*differing, "run `make notebooks`", sep="\n", file=sys.stderr)
     return 1 if differing else 0
+
+
+def _gathers(source: Path) -> bool:
+    return CLAIMS in source.read_text(encoding="utf-8")
+
+
+def _build_and_tell(source: Path, target: Path, *, record: bool) -> None:
+    start = time.monotonic()
+    build(source, target)
+    seconds = time.monotonic() - start
+    print(f"{target.name}: {seconds:.1f} s, {target.stat().st_size:,} bytes")
+    if record:
+        found = _timings(target.parent) | {source.stem: round(seconds, 1)}
+        _replace(target.parent / "timings.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
+        take_over_text(source, target)  # which says how long it took
 
 
 if __name__ == "__main__":

@@ -178,3 +178,69 @@ def test_check_finds_every_difference(
 
     assert build.main(["--check", "02"]) == 1
     assert "no source named 02* in" in capsys.readouterr().err
+
+
+CLAIMING = """\
+# %% [markdown]
+# # A claim
+
+# %% tags=["claims"]
+from wskit.course import claims
+
+claims(("tails are heavy", f"alpha {2 + 1}", 5, "in noise"))
+"""
+GATHERING = """\
+# %% [markdown]
+# # Start
+# It takes {{run_time}}.
+#
+# {{claims}}
+
+# %%
+print("one")
+"""
+
+
+def test_figures_are_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "timings.json").write_text('{"00_start": 171.0}', encoding="utf-8")
+    for name, text in (("00_start", GATHERING), ("01_claim", CLAIMING)):
+        (tmp_path / "src" / f"{name}.py").write_text(text, encoding="utf-8")
+    start, claim = (tmp_path / "src" / f"{name}.py" for name in ("00_start", "01_claim"))
+    build.build(start, tmp_path / "00_start.ipynb")
+    build.build(claim, tmp_path / "01_claim.ipynb")
+    target = tmp_path / "00_start.ipynb"
+    assert build.differences(start, target) == [
+        "00_start.ipynb, cell 0: differs from 00_start.py"
+    ], "another page's claims have changed since"
+    before = code_cells(nbformat.read(target, as_version=4))
+
+    build.take_over_text(start, target)
+    assert build.differences(start, target) == []
+    notebook = nbformat.read(target, as_version=4)
+    assert code_cells(notebook) == before
+    assert "It takes 3 minutes." in notebook.cells[0].source
+    assert (
+        "| [01](01_claim.ipynb) | tails are heavy | alpha 3 | 5 | in noise |"
+        in notebook.cells[0].source.splitlines()
+    )
+
+    start.write_text(GATHERING.replace('"one"', '"two"'), encoding="utf-8")
+    whole = target.read_bytes()
+    with pytest.raises(build.BuildError, match=r"00_start.py: code has changed, so it must be run"):
+        build.take_over_text(start, target)
+    assert target.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "10 seconds"),
+        (34, "30 seconds"),
+        (56, "1 minute"),
+        (95, "2 minutes"),
+        (188, "3 minutes"),
+    ],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert build.in_words(seconds) == words

@@ -134,3 +134,27 @@ def test_the_wheel_brings_its_own_tutorials(tutorial: Path, tmp_path: Path) -> N
     done = run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "out: 1 new\n", "")
     assert (tmp_path / "out" / "01_tail.ipynb").read_bytes() == tutorial.read_bytes()
+
+
+def test_claims_are_a_table() -> None:
+    table = course.claims(("a", "1.0 ± 0.1", 5, "nowhere"), ("b", "no", "3", "everywhere"))
+    assert table._repr_markdown_().splitlines() == [
+        "| claim of the paper | what we saw here | seeds | where it did not hold |",
+        "|---|---|---|---|",
+        "| a | 1.0 ± 0.1 | 5 | nowhere |",
+        "| b | no | 3 | everywhere |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("a", "b", 5), "row 0 has 3 entries; give one each for claim of the paper, what we"),
+        (("a", " ", 5, "c"), "row 0, what we saw here: '' does not fit into a table"),
+        (("a", "x | y", 5, "c"), "write one line without '|'"),
+        (("a", "x", 5, "c\nd"), "row 0, where it did not hold: "),
+    ],
+)
+def test_claims_that_do_not_fit(row: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        course.claims(row)

@@ -5,9 +5,13 @@ A learner works in a copy of it (`copy_notebooks`); a class gets copies without 
 (`student_copies`). Neither function ever replaces a file that somebody has changed.
 
 An exercise is four cells in this order: the stub (a code cell tagged ``exercise`` that begins
-``# Exercise 1.2``), its ``check``, a hint (markdown, ``<details><summary>Hint 1.2</summary>``)
+``# Exercise 1.2``), its ``check``, a hint and what a right answer prints (markdown,
+``<details><summary>Hint 1.2</summary>`` and ``<details><summary>Expected output 1.2</summary>``)
 and the ``solution``: code that begins ``# Solution 1.2 (click to open)``, or markdown within
 ``<details><summary>Solution 1.2</summary>``.
+
+What a tutorial found of its paper's claims is the output of one cell tagged ``claims``, made by
+`claims` from numbers that the page has computed.
 """
 
 from __future__ import annotations
@@ -33,11 +37,76 @@ TAGS: Mapping[str, str] = MappingProxyType(
         "hide-input": "folded: only the first line of the code shows",
         "approximate": "its numbers are another sample on another processor: compared loosely",
         "nbval-ignore-output": "run by the tests, but its output may differ",
+        "claims": "what the paper claims beside what the page saw; gathered into the first page",
+        "slide": "a slide begins here; of code, what it shows",
+        "slide-more": "goes on the slide that was begun last",
+        "show-input": "its code is on the slide too",
     }
 )
 """Every tag that a cell may have, and what it means. The build refuses any other."""
 
 NOT_FOR_STUDENTS = frozenset({"solution", "teacher"})
+
+
+CLAIM_COLUMNS = ("claim of the paper", "what we saw here", "seeds", "where it did not hold")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A paper's claims beside what a page saw; a notebook shows it as a table.
+
+    Attributes
+    ----------
+    rows
+        Four texts each, one for each of `CLAIM_COLUMNS`.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+
+    def _repr_markdown_(self) -> str:
+        head = f"| {' | '.join(CLAIM_COLUMNS)} |\n|---|---|---|---|"
+        return "\n".join([head, *(f"| {' | '.join(row)} |" for row in self.rows)])
+
+    def __repr__(self) -> str:
+        return "\n".join("; ".join(row) for row in self.rows)
+
+
+def claims(*rows: tuple[str | int, ...]) -> Claims:
+    """Set a paper's claims beside what was seen.
+
+    Parameters
+    ----------
+    *rows
+        The claim, in the page's own words; what was seen, with its spread; over how many seeds;
+        where it did not hold, or what was not tried.
+
+    Returns
+    -------
+    Claims
+
+    Raises
+    ------
+    ValueError
+        If a row has not four entries, or one of them is empty or would break the table.
+
+    Examples
+    --------
+    >>> claims(("averages are better", "by 5.4 ± 0.5 points", 10, "with right labels"))
+    averages are better; by 5.4 ± 0.5 points; 10; with right labels
+    """
+    texts = tuple(tuple(str(entry).strip() for entry in row) for row in rows)
+    for number, row in enumerate(texts):
+        if len(row) != len(CLAIM_COLUMNS):
+            raise ValueError(
+                f"row {number} has {len(row)} entries; give one each for {', '.join(CLAIM_COLUMNS)}"
+            )
+        for column, text in zip(CLAIM_COLUMNS, row, strict=True):
+            if not text or "|" in text or "\n" in text:
+                raise ValueError(
+                    f"row {number}, {column}: {text!r} does not fit into a table; write one line "
+                    "without '|'"
+                )
+    return Claims(texts)
 
 
 @dataclass(frozen=True)
