@@ -1,4 +1,4 @@
-"""The command line: ``wskit lab | doctor | data | soup | copy-notebooks | student-copies``.
+"""The command line: lab, doctor, data, soup, and copies of the tutorials for all and for classes.
 
 Only arguments and printing are here. What goes wrong on purpose (`WskitError`) is one line on
 stderr and exit status 2; an interruption is 130.
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("copy-notebooks", _copy_notebooks, "write the tutorials to a folder"),
         ("student-copies", _student_copies, "write the tutorials without their solutions"),
+        ("grading-sources", _grading_sources, "write them as nbgrader's source assignments"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("dir", type=Path)
@@ -154,6 +155,11 @@ def _copy_notebooks(options: argparse.Namespace) -> int:
 
 def _student_copies(options: argparse.Namespace) -> int:
     _print_copies(course.student_copies(options.dir))
+    return 0
+
+
+def _grading_sources(options: argparse.Namespace) -> int:
+    _print_copies(course.grading_sources(options.dir))
     return 0
 
 

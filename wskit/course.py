@@ -1,8 +1,9 @@
-"""The tutorials as files: where they are, copies to work in, copies for students.
+"""The tutorials as files: where they are, copies to work in, for students, for grading.
 
 Each tutorial is one executed notebook, built from ``notebooks/src`` with `TAGS` on its cells.
 A learner works in a copy of it (`copy_notebooks`); a class gets copies without the solutions
-(`student_copies`). Neither function ever replaces a file that somebody has changed.
+(`student_copies`), or, where nbgrader hands out and collects, assignments made of
+`grading_sources`. None of these ever replaces a file that somebody has changed.
 
 An exercise is four cells in this order: the stub (a code cell tagged ``exercise`` that begins
 ``# Exercise 1.2``), its ``check``, a hint and what a right answer prints (markdown,
@@ -16,8 +17,10 @@ What a tutorial found of its paper's claims is the output of one cell tagged ``c
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -207,6 +210,120 @@ def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
     return {**notebook, "cells": cells}
 
 
+def grading_sources(
+    destination: str | os.PathLike[str], *, changed: Literal["refuse", "keep"] = "refuse"
+) -> Copies:
+    """Write the tutorials as nbgrader's source assignments, one each: ``01_esd/01_esd.ipynb``.
+
+    Parameters
+    ----------
+    destination
+        The folder ``source`` of an nbgrader course.
+    changed
+        As for `copy_notebooks`.
+
+    Raises
+    ------
+    WskitError
+        As for `copy_notebooks`.
+    """
+    contents = {}
+    for path in tutorials():
+        notebook = for_grading(json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)
+        contents[f"{path.stem}/{path.name}"] = f"{text}\n".encode()
+    return _write_copies(Path(destination), contents, changed)
+
+
+def for_grading(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a notebook (its JSON, nbformat 4) as nbgrader's source of an assignment.
+
+    Each stub becomes a cell with the solution between nbgrader's marks, each check a locked cell
+    that fails where the answer does; it is worth as many points as the exercise has stars.
+    """
+    solutions = {
+        match[1]: _text(cell)
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code"
+        and (match := re.match(r"# Solution (\d+\.\d+)", _text(cell)))
+    }
+    cells, number, stars = [], "", 1
+    for cell in for_students(notebook)["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if heading := re.search(r"^#+ Exercise \d+\.\d+ (★+)", _text(cell), re.MULTILINE):
+            stars = len(heading[1])
+        if "exercise" in tags and (begin := re.match(r"# Exercise (\d+\.\d+)", _text(cell))):
+            number = begin[1]
+            marked = _marked(_text(cell), solutions[number])
+            cells.append(_graded(cell, f"exercise-{number}", marked, solution=True))
+        elif "check" in tags:
+            asserting = _asserting(_text(cell))
+            cells.append(_graded(cell, f"check-{number}", asserting, points=stars))
+        else:
+            cells.append(cell)
+    return {**notebook, "cells": cells}
+
+
+def _text(cell: Mapping[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def _marked(stub: str, solution: str) -> str:
+    """Return a stub with what the solution has beyond it between nbgrader's marks."""
+    answer, _ = _apart(solution)  # the check has a cell of its own
+    own = answer.rstrip().split("\n")[1:]  # without "# Solution 1.2 (click to open)"
+    title, *rest = stub.split("\n")
+    same = 0
+    while same < min(len(rest), len(own)) and rest[same] == own[same]:
+        same += 1
+    indent = " " * (len(own[same]) - len(own[same].lstrip()))
+    begin, end = f"{indent}### BEGIN SOLUTION", f"{indent}### END SOLUTION"
+    return "\n".join([title, *own[:same], begin, *own[same:], end])
+
+
+def _asserting(check: str) -> str:
+    """Return a check cell that also fails if the verdict that it prints is not a pass."""
+    before, verdict = _apart(check)
+    assertion = "print(verdict)\nassert verdict.passed, verdict.message"
+    return f"{before}verdict = {verdict}\n{assertion}"
+
+
+def _apart(code: str) -> tuple[str, str]:
+    """Return a cell's code without the ``print(verdict)`` that ends it, and that verdict."""
+    last = ast.parse(code).body[-1]
+    if not (
+        isinstance(last, ast.Expr)
+        and isinstance(last.value, ast.Call)
+        and ast.unparse(last.value.func) == "print"
+        and len(last.value.args) == 1
+    ):
+        raise WskitError(
+            f"expected print(exercises.check_...(...)) as the last statement, got {code!r:.200}: "
+            "a check and a solution end with it"
+        )
+    before = "".join(code.splitlines(keepends=True)[: last.lineno - 1])
+    return before, ast.unparse(last.value.args[0])
+
+
+def _graded(
+    cell: Mapping[str, Any], name: str, source: str, *, solution: bool = False, points: int = 0
+) -> dict[str, Any]:
+    """Return a cell with the metadata by which nbgrader knows it (its schema 3)."""
+    graded = {
+        "schema_version": 3,
+        "cell_type": "code",
+        "grade_id": name.replace(".", "-"),
+        "solution": solution,
+        "grade": not solution,
+        "locked": not solution,
+        "task": False,
+    }
+    if points:
+        graded["points"] = points
+    metadata = {**cell["metadata"], "nbgrader": graded}
+    return {**cell, "metadata": metadata, "source": source.splitlines(keepends=True)}
+
+
 def _write_copies(folder: Path, contents: Mapping[str, bytes], changed: str) -> Copies:
     """Write every file that is not there yet; look at all of them before writing any."""
     try:
@@ -220,6 +337,7 @@ def _write_copies(folder: Path, contents: Mapping[str, bytes], changed: str) -> 
             )
         written = sorted(contents.keys() - present)
         for name in written:
+            (folder / name).parent.mkdir(exist_ok=True)
             _write(folder / name, contents[name])
     except OSError as error:
         raise WskitError(f"cannot write the tutorials to {folder}: {error}") from error
