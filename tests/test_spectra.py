@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import SpectrumError
 from wskit.spectra import (
     MAX_SIDE,
@@ -481,6 +482,18 @@ def test_differences_are_read_lazily_and_must_match():
         difference(tuned, {"w": base["w"].T, "n": base["n"]})
     with pytest.raises(SpectrumError, match=r"'n' is in one of them only \(1 such names\)"):
         difference(tuned, {"w": base["w"]})
+
+
+def test_a_difference_of_files_is_read_by_rows(tmp_path):
+    base = {"w": randn(900, 300), "v": randn(300, 900), "n": torch.tensor([3])}
+    tuned = {name: W + 1 for name, W in base.items()}
+    files = [save_weights(w, tmp_path / f"{i}.safetensors") for i, w in enumerate((tuned, base))]
+    with open_checkpoint(files[0]) as a, open_checkpoint(files[1]) as b:
+        delta = difference(a, b)
+        assert torch.equal(delta.rows("w", 5, 9), delta["w"][5:9])
+        assert delta.rows("n", 0, 1).tolist() == [4]
+        tops = [s.eigenvalues[-1] for s in spectra(delta)]
+    assert tops == pytest.approx([270_000] * 2, rel=1e-6)
 
 
 def test_shuffled_weights_are_shuffled_one_by_one():

@@ -74,7 +74,8 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Map
     -------
     mapping of str to Tensor
         Lazy. Floating tensors are subtracted in float64 and keep the dtype of `weights` only in
-        their header's word; other tensors are those of `weights`.
+        their header's word; other tensors are those of `weights`. Where both can read rows, as
+        checkpoints can, so can it.
 
     Raises
     ------
@@ -100,13 +101,18 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Map
                 f"{shapes[0]} and {shapes[1]}."
             )
 
-    def read(name: str) -> Tensor:
-        W = weights[name].detach()
-        return (
-            W.double() - base[name].detach().to(W.device).double() if W.is_floating_point() else W
-        )
+    def subtract(W: Tensor, W0: Tensor) -> Tensor:
+        if not W.is_floating_point():
+            return W.detach()
+        return W.detach().double() - W0.detach().to(W.device).double()
 
-    return LazyWeights(weights, read)
+    def read(name: str) -> Tensor:
+        return subtract(weights[name], base[name])
+
+    ours, theirs = getattr(weights, "rows", None), getattr(base, "rows", None)
+    if ours is None or theirs is None:
+        return LazyWeights(weights, read)
+    return LazyWeights(weights, read, lambda *rows: subtract(ours(*rows), theirs(*rows)))
 
 
 def aspect_spectrum(
