@@ -11,7 +11,7 @@ from checkpoint_kit import FORMATS, weights, write
 from safetensors.torch import save_file, save_model
 from torch import nn
 
-from wskit.checkpoints import Checkpoint, open_checkpoint
+from wskit.checkpoints import Checkpoint, open_checkpoint, save_weights
 from wskit.errors import CheckpointError
 
 
@@ -412,3 +412,43 @@ def benchmark_module():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_not_mapped_is_the_same_in_memory_of_its_own(tmp_path, kind):
+    with open_checkpoint(write(tmp_path, kind), mapped=False) as ckpt:
+        assert_holds_weights(ckpt)
+        if kind == "safetensors":
+            assert not ckpt.views
+            ckpt["bias"].fill_(7.0)  # a mapping's next reader would see it
+            assert_holds_weights(ckpt)
+
+
+def test_scalars_and_ties_need_no_mapping(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    path = save_weights(
+        {"a": shared, "n": torch.tensor(3), "b": shared}, tmp_path / "x.safetensors"
+    )
+    with open_checkpoint(path, mapped=False) as ckpt:
+        assert (ckpt["n"].item(), dict(ckpt.ties)) == (3, {"b": "a"})
+        assert torch.equal(ckpt["b"], shared)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is Linux's")
+def test_memory_of_what_is_not_mapped_is_free_after_use(tmp_path):
+    n, path = 2**22, tmp_path / "x.safetensors"
+    save_weights({str(i): torch.zeros(n) for i in range(12)}, path)
+
+    def grown(mapped: bool) -> int:
+        before = resident()
+        with open_checkpoint(path, mapped=mapped) as ckpt:
+            for name in ckpt:
+                ckpt[name].sum()
+            return resident() - before
+
+    assert grown(mapped=False) < 3 * 4 * n < 10 * 4 * n < grown(mapped=True)
+
+
+def resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def open_checkpoint(
     strip_prefixes: Sequence[str] = ("module.", "_orig_mod."),
     within: str | None = None,
     max_bytes: int = 8 * 2**30,
+    mapped: bool = True,
 ) -> Checkpoint:
     """Open weights as a lazy, read-only ``Mapping[str, Tensor]``; only headers are read.
 
@@ -44,6 +46,11 @@ def open_checkpoint(
     max_bytes
         The most bytes that a source which cannot be mapped may hold: a file in torch's old
         format, or all arrays of an ``.npz`` together.
+
+    mapped
+        Whether the tensors of ``.safetensors`` files are views of the mapped files. What was looked
+        at of a mapping counts as the process's memory until the file is closed; with False each
+        tensor is read, whole, into memory of its own, which is free again when nothing uses it.
 
     Returns
     -------
@@ -74,11 +81,23 @@ def open_checkpoint(
         label = os.fspath(source)
         path = download(label) if label.startswith(SCHEME) else Path(label).expanduser()
         contents = read_path(path, within, max_bytes)
+        contents = contents if mapped else _unmapped(contents)
     try:
         return Checkpoint(_strip(contents, tuple(strip_prefixes), label), label)
     except BaseException:
         contents.close()
         raise
+
+
+def _unmapped(contents: Contents) -> Contents:
+    entries = {
+        name: entry
+        if entry.read_rows is None
+        else replace(entry, read=partial(entry.read_rows, 0, entry.shape[0]))
+        for name, entry in contents.entries.items()
+    }
+    views = all(entry.read_rows is None for entry in entries.values())
+    return replace(contents, entries=entries, views=contents.views and views)
 
 
 def _strip(contents: Contents, prefixes: tuple[str, ...], where: str) -> Contents:
