@@ -1,0 +1,291 @@
+"""Self-checks of tutorial 01: right answers, typical wrong ones, and nonsense."""
+
+import numpy as np
+import pytest
+import torch
+
+from wskit.exercises import (
+    check_forge,
+    check_marchenko_pastur_edge,
+    check_p_value,
+    check_power_law_exponent,
+    check_tell_trained,
+)
+from wskit.fits import MarchenkoPastur, fit_marchenko_pastur, fit_power_law
+from wskit.spectra import shuffled, spectrum
+
+
+def stub(*_):
+    raise NotImplementedError
+
+
+def raising(*_):
+    raise KeyError("layer")
+
+
+def right_exponent(x, xmin):
+    tail = x[x >= xmin]
+    return 1 + tail.size / np.log(tail / xmin).sum()
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed", "message"),
+    [
+        (right_exponent, True, "maximum-likelihood"),
+        (
+            lambda x, xmin: 1 + 1 / np.mean([np.log(v) - np.log(xmin) for v in x if v >= xmin]),
+            True,
+            "maximum-likelihood",
+        ),
+        (stub, False, "write the function in the cell above"),
+        (lambda x, xmin: 1 / 0, False, "your function raised ZeroDivisionError"),
+        (None, False, "a function is asked for, not NoneType"),
+        (lambda x, xmin: right_exponent(x, xmin) - 1, False, "of the survival function"),
+        (lambda x, xmin: 1 + x.size / np.log(x / xmin).sum(), False, "below xmin belong to the"),
+        (lambda x, xmin: 1 + x.size / np.log10(x / xmin).sum(), False, "natural logarithms"),
+        (lambda x, xmin: 1 + x.size / np.log(x).sum(), False, "the logarithms are of x/xmin"),
+        (lambda x, xmin: 2.0, False, "gave 2"),
+        (lambda x, xmin: x, False, "return one number, not ndarray"),
+        (lambda x, xmin: np.nan, False, "return a finite number, not nan"),
+        (lambda x, xmin: right_exponent(x, 2.0), False, "must not depend on the units"),
+    ],
+)
+def test_power_law_exponent(answer, passed, message):
+    verdict = check_power_law_exponent(answer)
+    assert verdict.passed is passed
+    assert message in verdict.message
+
+
+def right_edge(N, M, sigma):
+    return sigma**2 * N * (1 + np.sqrt(M / N)) ** 2
+
+
+def test_the_right_edge():
+    verdict = check_marchenko_pastur_edge(right_edge)
+    assert verdict.passed, verdict
+    assert check_marchenko_pastur_edge(lambda *a: torch.tensor(right_edge(*a))).passed
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (stub, "write the function in the cell above"),
+        (raising, "raised KeyError"),
+        (lambda N, M, sigma: right_edge(N, M, sigma) / N, "have no 1/N"),
+        (lambda N, M, sigma: sigma**2 * (N**0.5 - M**0.5) ** 2, "the lower edge"),
+        (lambda N, M, sigma: right_edge(N, M, sigma) / sigma, "not with sigma"),
+        (lambda N, M, sigma: right_edge(N, M, sigma) ** 0.5, "its square"),
+        (lambda N, M, sigma: right_edge(N, M, sigma) + 1, "gave 901"),
+        (lambda N, M, sigma: right_edge(1600, 400, 0.5), "a square matrix"),
+        (lambda N, M, sigma: sigma**2 * N * (1 + (N / M) ** 0.5) ** 2, "in the denominator"),
+        (lambda N, M, sigma: np.array([1.0, 2.0]), "return one number"),
+        (lambda N, M, sigma: np.inf, "finite"),
+        (3, "a function is asked for"),
+    ],
+)
+def test_wrong_edges_are_told_apart(answer, message):
+    verdict = check_marchenko_pastur_edge(answer)
+    assert not verdict.passed
+    assert message in verdict.message
+    assert "sqrt(N)" not in verdict.message
+
+
+def largest(W):
+    return np.linalg.norm(np.asarray(W), 2)
+
+
+def share(W, copies):
+    return np.mean([largest(V) >= largest(W) for V in [W, *copies]])
+
+
+def by_helper(W, n, seed):
+    return share(W, [shuffled(W, seed=seed + i) for i in range(n)])
+
+
+def by_hand(W, n, seed):
+    draw = np.random.default_rng(seed)
+    copies = [draw.permuted(W.numpy().ravel()).reshape(W.shape) for _ in range(n)]
+    return (1 + sum(largest(V) >= largest(W) for V in copies)) / (1 + n)
+
+
+def of_rows(W, n, seed):
+    draw = torch.Generator().manual_seed(seed)
+    return share(W, [W[torch.randperm(len(W), generator=draw)] * (1 + 1e-9) for _ in range(n)])
+
+
+def of_gaussians(W, n, seed):
+    draw = np.random.default_rng(seed)
+    return share(W, [draw.normal(0, W.std(), W.shape) for _ in range(n)])
+
+
+def itself_left_out(W, n, seed):
+    return np.mean([largest(shuffled(W, seed=seed + i)) >= largest(W) for i in range(n)])
+
+
+def in_place(W, n, seed):
+    np.random.default_rng(seed).shuffle(W.numpy())
+    return 0.05
+
+
+@pytest.mark.parametrize("answer", [by_helper, by_hand])
+def test_the_right_p_value(answer):
+    verdict = check_p_value(answer)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (itself_left_out, "of 20 matrices W itself is one"),
+        (of_rows, "p is 1 for a matrix with a planted direction"),
+        (lambda W, n, seed: of_rows(W, n, seed) / 2, "Rows or columns that move as a whole"),
+        (of_gaussians, "one entry of a matrix was made huge"),
+        (lambda W, n, seed: by_helper(W, 100, seed), "and p was 0.0099"),
+        (lambda W, n, seed: 0.05, "0.5 on average; it was 0.05"),
+        (
+            lambda W, n, seed: p if (p := by_helper(W, n, seed)) < 0.06 else 0.53,
+            "p is a number of twentieths",
+        ),
+        (in_place, "the matrix that was given has changed"),
+        (lambda W, n, seed: W, "return one number, not Tensor"),
+        (lambda W, n, seed: None, "return one number, not NoneType"),
+        (lambda W, n, seed: np.nan, "return a finite number"),
+        (raising, "raised KeyError"),
+        (stub, "write the function"),
+        (0.05, "a function is asked for, not float"),
+    ],
+)
+def test_wrong_p_values_are_told_apart(answer, message):
+    verdict = check_p_value(answer)
+    assert not verdict.passed
+    assert message in verdict.message, verdict
+
+
+def forged(power, root=True):
+    def forge(N, M, alpha, seed):
+        draw = np.random.default_rng(seed)
+        values = (1 - draw.random(M)) ** power(alpha)
+        U = np.linalg.qr(draw.normal(size=(N, M)))[0]
+        V = np.linalg.qr(draw.normal(size=(M, M)))[0]
+        return U * (np.sqrt(values) if root else values) @ V.T
+
+    return forge
+
+
+right_forgery = forged(lambda alpha: -1 / (alpha - 1))
+
+
+def diagonal(N, M, alpha, seed):
+    W = torch.zeros(N, M, dtype=torch.float64, requires_grad=True)
+    values = 1 + np.random.default_rng(seed).pareto(alpha - 1, M)
+    return W + torch.eye(N, M) * torch.tensor(values).sqrt()
+
+
+@pytest.mark.parametrize("answer", [right_forgery, diagonal])
+def test_alpha_can_be_forged_in_more_than_one_way(answer):
+    verdict = check_forge(answer)
+    assert verdict.passed, verdict
+    assert "asked for 2 and 3, the fit found " in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (forged(lambda alpha: -1 / alpha), "one too many"),
+        (forged(lambda alpha: -1 / (alpha - 1), root=False), "singular values or eigenvalues"),
+        (forged(lambda alpha: -1 / 3), "the fit found 3.9"),
+        (lambda N, M, alpha, seed: right_forgery(N, M, alpha, 0), "two seeds gave the same"),
+        (lambda N, M, alpha, seed: right_forgery(N, M, alpha, seed).T, "not (200, 400)"),
+        (lambda N, M, alpha, seed: np.full((N, M), np.nan), "not finite"),
+        (lambda N, M, alpha, seed: np.eye(N, M) * (1 + seed), "no power law can be fitted"),
+        (lambda N, M, alpha, seed: None, "not ()"),
+        (lambda N, M, alpha, seed: "matrix", "your function raised ValueError"),
+        (raising, "raised KeyError"),
+        (stub, "write the function"),
+        (2.0, "a function is asked for, not float"),
+    ],
+)
+def test_forgeries_that_fail(answer, message):
+    verdict = check_forge(answer)
+    assert not verdict.passed
+    assert message in verdict.message, verdict
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Noise, in which a direction grows: seen from update 30 on at the latest."""
+    found = []
+    for seed in range(3):
+        draw = torch.Generator().manual_seed(100 + seed)
+        noise = torch.randn(128, 64, generator=draw, dtype=torch.float64) / 10
+        u, v = (torch.randn(n, generator=draw, dtype=torch.float64) for n in (128, 64))
+        grown = torch.outer(u / u.norm(), v / v.norm())
+        found.append({t: noise + s * grown for t, s in ((0, 0), (20, 0.5), (30, 4), (60, 20))})
+    return found
+
+
+def beyond_edge(factor):
+    def tell(W):
+        M, N = sorted(W.shape)
+        edge = MarchenkoPastur(float(W.std()), N, M).lambda_plus
+        return bool(spectrum(W).eigenvalues[-1] > factor * edge)
+
+    return tell
+
+
+def by_shuffling(W):
+    return largest(W) > 1.1 * np.mean([largest(shuffled(W, seed=seed)) for seed in range(5)])
+
+
+def by_spikes(W):
+    M, N = sorted(W.shape)
+    mp = fit_marchenko_pastur(spectrum(W).eigenvalues, N=N, M=M)
+    return torch.tensor(1 / mp.soft_rank > 1.2)
+
+
+@pytest.mark.parametrize("answer", [beyond_edge(1.2), by_shuffling, by_spikes])
+def test_training_is_told_in_more_than_one_way(answer, runs):
+    verdict = check_tell_trained(answer, runs)
+    assert verdict.passed, verdict
+    assert verdict.message == (
+        "no false alarm in 46 layers of chance, and training is told from update 30 on in all 3 "
+        "runs."
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda W: True, "3 of 3 untrained layers, 3 of 3 shuffled layers, 40 of 40 matrices of"),
+        (lambda W: False, "too late: not in all 3 runs at update 60"),
+        (beyond_edge(4), "from update 60 on in all 3 runs; the goal is 30"),
+        (beyond_edge(1e3), "too late"),
+        (lambda W: bool(fit_power_law(spectrum(W).eigenvalues).alpha < 4), "called trained: "),
+        (lambda W: bool(W.abs().max() > 0.7), "called trained: 0 of 3 untrained layers, 3 of 3"),
+        (lambda W: beyond_edge(1.2)(W) and bool(W.abs().max() < 5), "100 times that layer"),
+        (lambda W: W, "return True or False, not Tensor"),
+        (lambda W: 1.0, "return True or False, not float"),
+        (lambda W: None, "return True or False, not NoneType"),
+        (lambda W: np.nan, "return True or False, not float"),
+        (lambda W: "yes", "return True or False, not str"),
+        (raising, "raised KeyError"),
+        (stub, "write the function"),
+        (None, "a function is asked for"),
+    ],
+)
+def test_what_tells_training_wrong(answer, message, runs):
+    verdict = check_tell_trained(answer, runs)
+    assert not verdict.passed
+    assert message in verdict.message, verdict
+
+
+def test_no_check_tells_the_answer(runs):
+    def tell_trained(answer):
+        return check_tell_trained(answer, runs)
+
+    checks = check_power_law_exponent, check_p_value, check_forge, tell_trained
+    for answer in (stub, raising, lambda *_: None):
+        for check in checks:
+            text = str(check(answer))
+            words = ("np.log(", "size /", "permuted", "alpha - 1", "sqrt", "edge", "shuffled(")
+            assert not any(part in text for part in words)
