@@ -17,6 +17,7 @@ The map of the kit, from files up to the screen:
 `wskit.plots`        results drawn on matplotlib Axes
 `wskit.widgets`      panels: CheckpointPicker, EsdExplorer, ZooExplorer, RegionExplorer,
                      SwaExplorer, SoupKitchen
+`wskit.report`       one page on a set of weights, or on what two of them have in common
 `wskit.exercises`    the tutorials' self-checks
 =================  ==============================================================
 
@@ -48,6 +49,7 @@ _SUBMODULES = (
     "landscape",
     "plots",
     "predictors",
+    "report",
     "soups",
     "spectra",
     "widgets",

@@ -47,3 +47,7 @@ class AveragingError(WskitError, ValueError):
 
 class SoupError(WskitError, ValueError):
     """A soup cannot be made of these models, or scored, as asked."""
+
+
+class ReportError(WskitError, ValueError):
+    """A report cannot be made of these weights, or written, as asked."""

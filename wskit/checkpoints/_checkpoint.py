@@ -2,8 +2,9 @@
 
 import difflib
 import html
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -28,10 +29,10 @@ class Checkpoint(Mapping[str, Tensor]):
     While a mapped file is open, it must not be truncated by others.
     """
 
-    def __init__(self, contents: Contents, source: str) -> None:
+    def __init__(self, contents: Contents, source: str, files: Sequence[Path] = ()) -> None:
         self._entries = dict(contents.entries)
         self._close: Callable[[], None] | None = contents.close
-        self._source = source
+        self._source, self._files = source, tuple(files)
         self._metadata = MappingProxyType(dict(contents.metadata))
         self._left_out = contents.left_out
         self._views = contents.views
@@ -46,6 +47,11 @@ class Checkpoint(Mapping[str, Tensor]):
     def source(self) -> str:
         """Where the weights come from: a path, a ``hf://`` reference or a type's name."""
         return self._source
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it reads from, an index first; none of a module or a mapping."""
+        return self._files
 
     @property
     def metadata(self) -> Mapping[str, Scalar]:

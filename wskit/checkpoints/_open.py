@@ -11,7 +11,7 @@ from torch import nn
 
 from wskit.checkpoints._checkpoint import Checkpoint
 from wskit.checkpoints._contents import Contents, Entry
-from wskit.checkpoints._folder import read_path
+from wskit.checkpoints._folder import files_of, read_path
 from wskit.checkpoints._hub import SCHEME, download
 from wskit.checkpoints._objects import contents_of
 from wskit.errors import CheckpointError
@@ -46,7 +46,6 @@ def open_checkpoint(
     max_bytes
         The most bytes that a source which cannot be mapped may hold: a file in torch's old
         format, or all arrays of an ``.npz`` together.
-
     mapped
         Whether the tensors of ``.safetensors`` files are views of the mapped files. What was looked
         at of a mapping counts as the process's memory until the file is closed; with False each
@@ -71,19 +70,23 @@ def open_checkpoint(
     >>> ckpt.shape("w"), ckpt["w"].sum().item(), dict(ckpt.metadata)
     ((2, 3), 6.0, {'epoch': 3})
     """
+    files: Sequence[Path] = ()
     if isinstance(source, nn.Module):
         label = type(source).__name__
         contents = contents_of(source.state_dict(), label)
     elif isinstance(source, Mapping):
-        label = source.source if isinstance(source, Checkpoint) else type(source).__name__
+        label = type(source).__name__
+        if isinstance(source, Checkpoint):
+            label, files = source.source, source.files
         contents = contents_of(source, label, within)
     else:
         label = os.fspath(source)
         path = download(label) if label.startswith(SCHEME) else Path(label).expanduser()
         contents = read_path(path, within, max_bytes)
         contents = contents if mapped else _unmapped(contents)
+        files = files_of(path)
     try:
-        return Checkpoint(_strip(contents, tuple(strip_prefixes), label), label)
+        return Checkpoint(_strip(contents, tuple(strip_prefixes), label), label, files)
     except BaseException:
         contents.close()
         raise

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from wskit.fits._marchenko_pastur import MPFit, fit_marchenko_pastur
 from wskit.fits._power_law import PowerLawFit, fit_power_law
 
-__all__ = ["Phase", "PhaseName", "caveats", "classify_phase"]
+__all__ = ["FEW_EIGENVALUES", "Phase", "PhaseName", "caveats", "classify_phase"]
 
 PhaseName = Literal[
     "random-like", "bleeding-out", "bulk+spikes", "bulk-decay", "heavy-tailed", "rank-collapse"

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from wskit._texts import DASH, shorten, size_text
 from wskit.fits import PowerLawFit
-from wskit.widgets._esd_weights import Reading, size_text
-from wskit.widgets._tables import DASH, list_lines, list_style
-
-_NAME_LETTERS = 30  # of a row of the layer table; of a longer name the middle is left out
+from wskit.widgets._esd_weights import Reading
+from wskit.widgets._tables import list_lines, list_style
 
 STYLE = f"""<style>{list_style("wskit-layers")}
 .wskit-esd-explorer a {{
@@ -87,15 +86,10 @@ def file_name(name: str, at: str, suffix: str) -> str:
 def layer_rows(table: pd.DataFrame) -> tuple[str, list[str]]:
     """Return the heading and the rows of the list of layers, in columns of equal width."""
     columns = {
-        "Layer": [_shorten(name) for name in table["name"]],
+        "Layer": [shorten(name) for name in table["name"]],
         "N × M": [size_text(row) for row in table.itertuples()],
         "α": [DASH if pd.isna(alpha) else f"{alpha:.2f}" for alpha in table["alpha"]],
         "spikes": [DASH if pd.isna(n) else f"{n}" for n in table["n_spikes"]],
         "phase": [phase or DASH for phase in table["phase"]],
     }
     return list_lines(columns, left=("Layer", "phase"))
-
-
-def _shorten(name: str) -> str:
-    half = (_NAME_LETTERS - 1) // 2
-    return name if len(name) <= _NAME_LETTERS else f"{name[:half]}…{name[-half:]}"

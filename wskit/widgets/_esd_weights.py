@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from wskit._texts import size_text
 from wskit.errors import FitError, SpectrumError
 from wskit.fits import Laws, MPFit, PowerLawFit, fit_laws, fit_power_law
 from wskit.spectra import ConvRule, LazyWeights, Spectrum, inventory
@@ -79,12 +80,6 @@ def is_whole(layer: Any, conv: ConvRule) -> bool:
     """
     dense = layer["kind"] == "matrix" and len(layer["shape"]) == 2
     return conv != "per-slice" and bool(dense or layer["kind"] == "convolution")
-
-
-def size_text(layer: Any) -> str:
-    """Return the size of a layer: of a Spectrum, or a row of a table."""
-    times = f"{layer.n_matrices} × " if layer.n_matrices > 1 else ""
-    return f"{times}{layer.N} × {layer.M}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from wskit.widgets._tables import cell_text, html_table
+from wskit._texts import cell_text
+from wskit.widgets._tables import html_table
 
 
 def number_table(numbers: pd.DataFrame, shares: ArrayLike) -> str:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from wskit import plots
+from wskit._texts import cell_text
 from wskit.averaging import average
 from wskit.errors import SoupError
 from wskit.landscape import Evaluation, evaluate_models
@@ -39,7 +40,6 @@ from wskit.widgets._soup_work import (
     scores_among,
     shares_of,
 )
-from wskit.widgets._tables import cell_text
 
 _HISTORY = ["step", "ingredient", "own_score", "held_out_score", "accepted", "n_ingredients"]
 _NO_SCORE = (

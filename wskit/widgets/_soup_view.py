@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wskit import plots
+from wskit._texts import DASH, cell_text
 from wskit.widgets._picture import FigurePicture, PointPicture
-from wskit.widgets._tables import DASH, cell_text, html_table
+from wskit.widgets._tables import html_table
 
 SOUP = "soup"
 ROWS_SHOWN = 16

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wskit import plots
+from wskit._texts import cell_text
 from wskit.widgets._swa_code import ROOM, SPAN
-from wskit.widgets._tables import cell_text, html_table
+from wskit.widgets._tables import html_table
 
 
 def window_text(epochs: np.ndarray, every: int) -> str:

@@ -2,12 +2,7 @@
 
 import html
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
-import numpy as np
-import pandas as pd
-
-DASH = "–"
 _CELL = 'style="text-align:left;font-weight:normal;padding-right:1.2em;white-space:nowrap"'
 
 
@@ -26,13 +21,6 @@ def html_table(caption: str, head: list[str], rows: dict[str, list[str]]) -> str
         + (f"<thead><tr><td></td>{titles}</tr></thead>" if head else "")
         + f"<tbody>{body}</tbody></table></div>"
     )
-
-
-def cell_text(value: Any) -> str:
-    """Return a value as a table shows it: numbers with four digits, a dash where there is none."""
-    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        return DASH if np.isnan(value) else f"{value:.4g}"
-    return DASH if pd.isna(value) else str(value)
 
 
 def list_style(name: str) -> str:

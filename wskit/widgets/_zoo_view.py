@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from wskit.widgets._tables import cell_text, html_table, list_lines, list_style
+from wskit._texts import cell_text
+from wskit.widgets._tables import html_table, list_lines, list_style
 from wskit.widgets._zoo_table import TARGET
 
 _ROWS = 200  # of the list: more would be slow in the browser

@@ -1,0 +1,28 @@
+"""How panels and pages write numbers, sizes and names."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+DASH = "–"
+_NAME_LETTERS = 30  # of a longer name the middle is left out
+
+
+def cell_text(value: Any) -> str:
+    """Return a value as a table shows it: numbers with four digits, a dash where there is none."""
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        return DASH if np.isnan(value) else f"{value:.4g}"
+    return DASH if pd.isna(value) else str(value)
+
+
+def size_text(layer: Any) -> str:
+    """Return the size of a layer: of a Spectrum, or a row of a table."""
+    times = f"{layer.n_matrices} × " if layer.n_matrices > 1 else ""
+    return f"{times}{layer.N} × {layer.M}"
+
+
+def shorten(name: str) -> str:
+    """Return a name that fits a column, or a tick of an axis."""
+    half = (_NAME_LETTERS - 1) // 2
+    return name if len(name) <= _NAME_LETTERS else f"{name[:half]}…{name[-half:]}"

@@ -1,0 +1,10 @@
+"""One page on a set of weights: what its layers look like, and how sure that is.
+
+`examine` computes, `write_report` draws and writes.
+"""
+
+from wskit.report._examine import examine
+from wskit.report._page import write_report
+from wskit.report._report import Comparison, Provenance, Report, Specimen
+
+__all__ = ["Comparison", "Provenance", "Report", "Specimen", "examine", "write_report"]
