@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("dir", type=Path)
         command.set_defaults(run=run)
 
+    slides = commands.add_parser("slides", help="write the tutorials' slides, a file each")
+    slides.add_argument("names", nargs="*", metavar="NAME", help="01_esd, or 01; default: all")
+    slides.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
+    slides.set_defaults(run=_slides)
+
     _add_soup(commands.add_parser("soup", help="merge models that do not fit in memory"))
 
     data = commands.add_parser("data", help="the files that the tutorials can download")
@@ -160,6 +165,13 @@ def _student_copies(options: argparse.Namespace) -> int:
 
 def _grading_sources(options: argparse.Namespace) -> int:
     _print_copies(course.grading_sources(options.dir))
+    return 0
+
+
+def _slides(options: argparse.Namespace) -> int:
+    from wskit._slides import write_slides
+
+    print(*write_slides(options.output, options.names), sep="\n")
     return 0
 
 

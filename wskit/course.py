@@ -50,6 +50,8 @@ TAGS: Mapping[str, str] = MappingProxyType(
 
 NOT_FOR_STUDENTS = frozenset({"solution", "teacher"})
 
+# What `wskit.plots.describe` returns of an Axes: a line, and indented ones.
+_DESCRIPTION = re.compile(r"^Axes(?: '.*'| \".*\")?: x .*, y .*\n?(?:^  .*\n?)*", re.MULTILINE)
 
 CLAIM_COLUMNS = ("claim of the paper", "what we saw here", "seeds", "where it did not hold")
 
@@ -322,6 +324,34 @@ def _graded(
         graded["points"] = points
     metadata = {**cell["metadata"], "nbgrader": graded}
     return {**cell, "metadata": metadata, "source": source.splitlines(keepends=True)}
+
+
+def picture_text(cell: Mapping[str, Any], output: Mapping[str, Any]) -> str:
+    """Return what stands for a picture where it cannot be seen.
+
+    Parameters
+    ----------
+    cell, output
+        A code cell with its outputs, and the one of them that is a picture.
+
+    Returns
+    -------
+    str
+        A widget's own text; of a figure, what the cell prints about it: the lines of
+        `wskit.plots.describe`, or else all that it prints. Empty if it prints nothing.
+    """
+    own = "".join(output["data"].get("text/plain", ""))
+    if own and not own.startswith("<"):  # <Figure size 640x400 with 1 Axes>
+        return own
+    streams = (o for o in cell["outputs"] if o["output_type"] == "stream")
+    printed = "".join("".join(stream["text"]) for stream in streams)
+    described = "".join(match[0] for match in _DESCRIPTION.finditer(printed))
+    return (described or printed).strip()
+
+
+def without_descriptions(printed: str) -> str:
+    """Return printed text without the lines of `wskit.plots.describe`."""
+    return _DESCRIPTION.sub("", printed)
 
 
 def _write_copies(folder: Path, contents: Mapping[str, bytes], changed: str) -> Copies:
