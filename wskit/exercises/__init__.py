@@ -5,13 +5,7 @@ Whatever the function does, a check raises nothing: an exercise that is not done
 a notebook.
 """
 
-from wskit.exercises._accuracy import (
-    check_feature,
-    check_recalibrate,
-    check_split,
-    check_tau_within,
-    check_weight_correlation,
-)
+from wskit.exercises._accuracy import check_feature, check_weight_correlation
 from wskit.exercises._esd import (
     check_forge,
     check_marchenko_pastur_edge,
@@ -19,13 +13,7 @@ from wskit.exercises._esd import (
     check_power_law_exponent,
     check_tell_trained,
 )
-from wskit.exercises._regions import (
-    check_find_edge,
-    check_match_neurons,
-    check_place,
-    check_read_task,
-    check_update_cosine,
-)
+from wskit.exercises._regions import check_find_edge, check_update_cosine
 from wskit.exercises._soups import check_choose, check_thrifty_greedy
 from wskit.exercises._start import (
     check_count_weights,
@@ -41,33 +29,20 @@ __all__ = [
     "Verdict",
     "check_choose",
     "check_count_weights",
-    "check_count_weights",
     "check_design",
     "check_feature",
     "check_find_edge",
     "check_forge",
-    "check_forge",
     "check_marchenko_pastur_edge",
-    "check_match_neurons",
     "check_merge_means",
     "check_p_value",
-    "check_p_value",
     "check_permute_hidden",
-    "check_place",
     "check_power_law_exponent",
     "check_rescale_hidden",
     "check_sort_file",
     "check_tell_trained",
-    "check_read_task",
-    "check_recalibrate",
-    "check_rescale_hidden",
-    "check_sort_file",
-    "check_split",
-    "check_tau_within",
-    "check_tell_trained",
     "check_thrifty_greedy",
     "check_update_cosine",
     "check_weight_correlation",
-    "write_mysteries",
     "write_mysteries",
 ]
