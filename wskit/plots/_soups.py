@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _INGREDIENT = "ingredient"
 _COLORS = [COLORBLIND[i] for i in (3, 0, 2, 4, 1, 5, 9, 8, 6)]  # grey is for the ingredients
 _MARKERS = "DosP^vX*p"
-_FEW = 30  # ingredients or layers that are named one by one
+_FEW = 24  # ingredients or layers that are named one by one
 _LETTERS = 220  # points of height for all of their names
 _SLANTED: dict[str, Any] = {
     "rotation": 45,
@@ -38,7 +38,7 @@ def plot_greedy_path(history: "pd.DataFrame", *, ax: Axes | None = None, **kwarg
     Returns
     -------
     Axes
-        The line is the score of the soup after each step. Up to 30 ingredients are named.
+        The line is the score of the soup after each step. Up to 24 ingredients are named.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def plot_greedy_path(history: "pd.DataFrame", *, ax: Axes | None = None, **kwarg
     latest = np.maximum.accumulate(np.where(kept, np.arange(len(kept)), 0))
     with styled(ax):
         ax = new_axes() if ax is None else ax
-        faint = {"color": PALETTE["null"], "alpha": 0.6, "lw": 1}
+        faint = {"color": PALETTE["null"], "lw": 1}
         ax.plot(step, own, **faint, marker="o", ms=4, label="the ingredient alone")
         line = {"color": PALETTE["data"], "lw": 1.5, "drawstyle": "steps-post"}
         ax.plot(step, scores[latest], **line, label="the soup so far")
@@ -141,7 +141,7 @@ def plot_coefficients(
     Returns
     -------
     Axes
-        The first ingredient is on top. A line is at equal coefficients. Up to 30 ingredients and
+        The first ingredient is on top. A line is at equal coefficients. Up to 24 ingredients and
         layers are named.
 
     Raises

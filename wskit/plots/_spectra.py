@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from wskit.plots._style import PALETTE, new_axes, styled
+from wskit.plots._style import PALETTE, legend_above, new_axes, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,9 +143,7 @@ def plot_xmin_scan(
         ax.set(xscale="log", xlabel=r"$x_{\min}$", ylabel="KS distance", ylim=(0, None))
         right.set_ylabel(r"$\alpha$")
         handles = [*ax.get_legend_handles_labels()[0], *right.get_lines()]
-        # Above the Axes: the curves go everywhere, and a legend among them would hide some.
-        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(handles)}
-        right.legend(handles=handles, fontsize=8, columnspacing=1.0, **above)
+        legend_above(right, handles=handles)
     return ax
 
 
@@ -234,11 +232,11 @@ def plot_metric_by_depth(
             hollow = {"mfc": "white", "label": "with a warning"}
             ax.plot(depth[doubt], values[doubt], **(points | hollow))
         if len(table) <= 30:
-            ax.set_xticks(depth, table["name"], rotation=90, fontsize=8, parse_math=False)
+            ax.set_xticks(depth, table["name"], rotation=90, fontsize=9, parse_math=False)
         else:
             ax.set_xlabel("layer, from the input on")
         ax.set_ylabel(r"$\alpha$" if metric == "alpha" else metric.replace("_", " "))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+        legend_above(ax)
     return ax
 
 

@@ -11,20 +11,29 @@ from matplotlib import patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-COLORBLIND = sns.color_palette("colorblind").as_hex()
+# In the order of hues of seaborn's "colorblind", and dark enough: on white each has a contrast of 3
+# or more, and any two of them differ for every kind of colour vision.
+COLORBLIND = [
+    *("#016fac", "#bb8855", "#1c6039", "#d05b00", "#76116a"),
+    *("#661100", "#cc66ff", "#949494", "#000000", "#6f3fd0"),
+]
 PALETTE = {
     "data": COLORBLIND[0],  # blue: what was measured
     "fit": COLORBLIND[3],  # vermilion: a law fitted to it
     "null": COLORBLIND[7],  # grey: what chance would give
     "accent": COLORBLIND[2],  # green: a point to look at
-    "other": COLORBLIND[4],  # pink: what it is compared with
+    "other": COLORBLIND[4],  # purple: what it is compared with
 }
-"""What each colour means, in all pictures; the colours differ for every kind of colour vision."""
+"""What each colour means, in all pictures.
+
+The colours differ for every kind of colour vision, and in grey.
+"""
 
 STYLE: dict[str, Any] = {
     **sns.axes_style("ticks"),
@@ -91,6 +100,14 @@ def measure_name(measure: str) -> str:
     """Return what an axis says, with the unit where it is known."""
     unit = " in nats" if measure in ("loss", "train_loss", "test_loss") else ""
     return measure.replace("_", " ") + unit
+
+
+def readable_on(color: Any) -> str:
+    """Return black or white, whichever has the larger contrast on that colour (WCAG 2.2)."""
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    return "white" if (luminance + 0.05) ** 2 < 1.05 * 0.05 else "black"
 
 
 _SIDES: dict[str, dict[str, Any]] = {

@@ -9,7 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
-from wskit.plots._style import COLORBLIND, PALETTE, legend_above, new_axes, styled
+from wskit.plots._style import (
+    COLORBLIND,
+    PALETTE,
+    legend_above,
+    new_axes,
+    readable_on,
+    styled,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -380,10 +387,10 @@ def plot_transfer(table: "pd.DataFrame", *, ax: Axes | None = None, **kwargs: An
         style = {"cmap": "viridis", "vmin": lowest, "vmax": 1.0, "label": r"$\tau$"}
         image = ax.imshow(values, **(style | kwargs))
         for (i, j), written in np.ndenumerate(r2.to_numpy(float)):
-            red, green, blue, _ = image.cmap(image.norm(values[i, j]))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 and np.isfinite(values[i, j])
+            tile = image.cmap(image.norm(values[i, j]))
+            color = readable_on(tile) if np.isfinite(values[i, j]) else "black"
             text = "–" if np.isnan(written) else f"{written:.2f}".replace("-", "−")
-            ax.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+            ax.text(j, i, text, ha="center", va="center", color=color)
         upright = sum(len(str(name)) for name in tau.columns) > 30
         turned = {"rotation": 30, "ha": "right"} if upright else {}
         ax.set_xticks(range(tau.shape[1]), tau.columns.astype(str), parse_math=False, **turned)

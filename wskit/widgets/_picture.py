@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from wskit import plots
 
 _TITLE_LETTERS = 58  # of a picture's width; a longer title is set smaller
+_MOST_LETTERS = 76  # at the smallest size; of a longer title the middle is left out
 
 
 class Picture(widgets.HTML):
@@ -57,6 +58,9 @@ class Picture(widgets.HTML):
             _thin_ticks(ax.xaxis)
             _thin_ticks(ax.yaxis)
             title = ax.get_title(loc="left")
+            if len(title) > _MOST_LETTERS:
+                half = _MOST_LETTERS // 2
+                title = f"{title[: half - 1]}…{title[-half:]}"
             size = 12 * min(1.0, _TITLE_LETTERS / max(len(title), 1))
             rows = -(-len(ax.get_legend_handles_labels()[0]) // 2)
             # A tensor's name is no formula, whatever dollar signs are in it.
