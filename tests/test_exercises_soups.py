@@ -3,12 +3,117 @@
 import re
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
-from wskit.averaging import average, interpolate
-from wskit.exercises import check_choose, check_thrifty_greedy
+from wskit.averaging import add_task_vectors, average, interpolate, task_vector
+from wskit.exercises import (
+    check_add_tasks,
+    check_choose,
+    check_expected_gain,
+    check_thrifty_greedy,
+)
 from wskit.soups import greedy_soup
+
+
+def added(base, models, scale):
+    return {
+        name: W + scale * sum(model[name] - W for model in models) if W.is_floating_point() else W
+        for name, W in base.items()
+    }
+
+
+def added_by_the_kit(base, models, scale):
+    return add_task_vectors(base, [task_vector(model, base) for model in models], scale)
+
+
+def into_the_base(base, models, scale):
+    for name, W in added(base, models, scale).items():
+        base[name].copy_(W)
+    return base
+
+
+def added_to_w_only(base, models, scale):
+    return base | {"w": added(base, models, scale)["w"]}
+
+
+def plus(base, models, scale):
+    return {k: W + scale * sum(m[k] for m in models) for k, W in base.items()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed", "message"),
+    [
+        (added, True, "every task counts, and the base once"),
+        (added_by_the_kit, True, "every task counts"),
+        (lambda b, m, s: added(b, m, 1), False, "the scale changes nothing"),
+        (lambda b, m, s: added(b, m, s / len(m)), False, "not averaged"),
+        (lambda b, m, s: {k: s * W for k, W in added(b, m, 1).items()}, False, "scaled too"),
+        (plus, False, "what did each of them learn"),
+        (lambda b, m, s: added(b, m[:1], s), False, "only the first task"),
+        (lambda b, m, s: added(b, m[-1:], s), False, "only the last task"),
+        (lambda b, m, s: added(b, m, -s), False, "forgets them"),
+        (lambda b, m, s: average(m), False, "the mean of the models, a soup"),
+        (lambda b, m, s: dict(b), False, r"gave \[1.0, 2.0\] at a scale of 0.25"),
+        (added_to_w_only, False, "one tensor is right and another is not"),
+        (lambda b, m, s: added(b, m, s) | {"n": torch.tensor(8.5)}, False, "counter"),
+        (lambda b, m, s: added(b, m, s) | {"n": m[0]["n"]}, False, "counter"),
+        (lambda b, m, s: added(b, m[:2], s), False, "three do not"),
+        (into_the_base, False, "have changed"),
+        (lambda b, m, s: added(b, m, s) | {"w": 2.0}, False, "'w' must stay a tensor"),
+        (lambda b, m, s: added(b, m, s) | {"w": np.nan * b["w"]}, False, r"gave \[nan, nan\]"),
+        (lambda *_: None, False, "return one model"),
+        (lambda *_: "abc", False, "return one model"),
+        (lambda b, m, s: m["w"], False, "raised TypeError"),
+        ("abc", False, "a function is asked for, not str"),
+    ],
+)
+def test_add_tasks(answer, passed, message):
+    verdict = check_add_tasks(answer)
+    assert verdict.passed is passed
+    assert re.search(message, verdict.message), verdict.message
+
+
+def gain(k, s, h):
+    return h * s**2 * (1 - 1 / k) / 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed", "message"),
+    [
+        (gain, True, "so much lower is the loss of the mean"),
+        (lambda k, s, h: torch.tensor(h / 2 * (s**2 - s**2 / k)), True, "so much lower"),
+        (lambda k, s, h: -gain(k, s, h), False, "the sign"),
+        (lambda k, s, h: 2 * gain(k, s, h), False, "a factor that is missing"),
+        (lambda k, s, h: gain(k, s**0.5, h), False, "the square of the distance"),
+        (lambda k, s, h: gain(k, s, 1), False, "the steeper the bowl"),
+        (lambda k, s, h: h * s**2 / 2, False, "all that can be gained"),
+        (lambda k, s, h: h * s**2 / 2 / k, False, "what remains for a soup to lose"),
+        (lambda k, s, h: h * s**2 * (1 - k**-0.5) / 2, False, "and the loss"),
+        (lambda k, s, h: 7, False, "k = 5, s = 3 and h = 0.7 gave 7;"),
+        (lambda k, s, h: gain(k, s, h) if k > 1 else 1.0, False, "a soup of one"),
+        (lambda k, s, h: (k > 1) * gain(5, s, h), False, "wrong for twelve"),
+        (lambda k, s, h: np.nan, False, "a finite number, not nan"),
+        (lambda k, s, h: [gain(k, s, h)] * 2, False, "one number, not list"),
+        (lambda k, s, h: None, False, "one number, not NoneType"),
+        (lambda k, s, h: "abc", False, "one number, not str"),
+        (lambda k, s, h: 1 / 0, False, "raised ZeroDivisionError"),
+        (None, False, "a function is asked for, not NoneType"),
+    ],
+)
+def test_expected_gain(answer, passed, message):
+    verdict = check_expected_gain(answer)
+    assert verdict.passed is passed
+    assert re.search(message, verdict.message), verdict.message
+
+
+def test_the_expected_gain_is_that_of_points_in_a_bowl():
+    """Wherever the bottom is: here the points lie around 7."""
+    points = 7 + 3 / 50**0.5 * np.random.default_rng(0).standard_normal((4000, 5, 50))
+    loss = 0.7 / 2 * (points**2).sum(-1)
+    of_mean = 0.7 / 2 * (points.mean(1) ** 2).sum(-1)
+    assert (loss.mean(1) - of_mean).mean() == pytest.approx(gain(5, 3.0, 0.7), rel=0.01)
 
 
 def greedy(names, read, score, better=lambda found, reached: found >= reached, share=None):
@@ -162,6 +267,7 @@ def test_stubs_are_not_done_yet(contest):
     def stub(*_):
         raise NotImplementedError
 
-    for verdict in (check_thrifty_greedy(stub), check_choose(stub, *contest)):
+    others = [check(stub) for check in (check_add_tasks, check_expected_gain, check_thrifty_greedy)]
+    for verdict in (check_choose(stub, *contest), *others):
         assert not verdict.passed
         assert str(verdict).startswith("Not yet: write the function")

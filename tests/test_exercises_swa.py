@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from wskit.averaging import Trajectory
-from wskit.exercises import check_design, check_merge_means
+from wskit.averaging import ExponentialMean, Trajectory
+from wskit.exercises import (
+    check_design,
+    check_ema_coefficients,
+    check_merge_means,
+    check_settled_variance,
+)
 from wskit.landscape import one_by_one
 
 
@@ -61,9 +66,108 @@ def test_stubs_are_not_done_yet():
         raise NotImplementedError
 
     design = check_design(stub, runs(1), [TEST], rival=[{"w": torch.zeros(1)}])
-    for verdict in (check_merge_means(stub), design):
+    others = [check(stub) for check in (check_ema_coefficients, check_settled_variance)]
+    for verdict in (check_merge_means(stub), design, *others):
         assert not verdict.passed
         assert "write the function" in verdict.message
+
+
+def shares(n, d):
+    c = (1 - d) * d ** np.arange(n - 1, -1, -1.0)
+    c[0] = d ** (n - 1)
+    return c
+
+
+def by_the_recursion(n, d):
+    c = [1.0]
+    for _ in range(n - 1):
+        c = [*(d * share for share in c), 1 - d]
+    return c
+
+
+def by_the_kit(n, d):
+    mean = ExponentialMean(decay=d)
+    for row in torch.eye(n, dtype=torch.float64):
+        mean.add({"w": row})
+    return mean.weights["w"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed", "message"),
+    [
+        (shares, True, "so much of each network is in the mean"),
+        (by_the_recursion, True, "so much of each"),
+        (by_the_kit, True, "so much of each"),
+        (lambda n, d: shares(n, d)[::-1], False, "turned round"),
+        (lambda n, d: shares(n, 1 - d), False, "exchanged"),
+        (lambda n, d: np.full(n, 1 / n), False, "plain mean of all, SWA"),
+        (lambda n, d: (1 - d) * d ** np.arange(n)[::-1], False, "these sum to 0.67"),
+        (lambda n, d: shares(n, d) ** 0, False, r"gave \[1.0, 1.0"),
+        (lambda n, d: torch.softmax(torch.arange(n) * -np.log(d), 0), False, "by one rule"),
+        (lambda n, d: shares(5, 0.8) if n == 5 else shares(n, 0.8), False, "n = 9 and d = 0.3"),
+        (lambda n, d: [0.0] * (n - 1) + [1 - d] if n < 5 else shares(n, d), False, "n = 1 and"),
+        (lambda n, d: shares(n + 1, d), False, r"5 coefficients are needed, .* \(6,\)"),
+        (lambda n, d: shares(n, d) * np.nan, False, "finite numbers; these are"),
+        (lambda n, d: None, False, r"5 coefficients are needed, got an array of shape \(\)"),
+        (lambda n, d: "abc", False, "raised ValueError"),
+        (lambda n: n, False, "raised TypeError"),
+        ("abc", False, "a function is asked for, not str"),
+    ],
+)
+def test_ema_coefficients(answer, passed, message):
+    verdict = check_ema_coefficients(answer)
+    assert verdict.passed is passed
+    assert re.search(message, verdict.message), verdict.message
+
+
+def settled(rate, h, sigma):
+    return rate * sigma**2 / (h * (2 - rate * h))
+
+
+def by_iteration(rate, h, sigma):
+    v = 0.0
+    for _ in range(1000):
+        v = (1 - rate * h) ** 2 * v + rate**2 * sigma**2
+    return v
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed", "message"),
+    [
+        (settled, True, "goes on walking"),
+        (by_iteration, True, "goes on walking"),
+        (lambda *c: torch.tensor(settled(*c)), True, "goes on walking"),
+        (lambda *c: settled(*c) ** 0.5, False, "standard deviation"),
+        (lambda rate, h, sigma: settled(rate, h, sigma**0.5), False, "if sigma is doubled"),
+        (lambda rate, h, sigma: settled(rate, h, sigma) / rate, False, "multiplied by the rate"),
+        (lambda rate, h, sigma: h / 2 * settled(rate, h, sigma), False, "mean loss above"),
+        (lambda rate, h, sigma: (rate * sigma) ** 2, False, "one step alone"),
+        (lambda rate, h, sigma: rate * sigma**2 / h, False, "by what does a step shrink"),
+        (lambda rate, h, sigma: rate * sigma**2 / (2 * h), False, "very small rates"),
+        (lambda rate, h, sigma: (sigma / h) ** 2, False, "does not depend on the rate"),
+        (lambda rate, h, sigma: 7.0, False, "sigma = 1.5 gave 7;"),
+        (lambda rate, h, sigma: settled(rate, 2.4, sigma), False, "wrong for a rate of 0.02"),
+        (lambda *c: settled(*c) if c[0] < 1 else 0.0, False, "wrong for a rate of 1.2, h = 1.5"),
+        (lambda *c: np.nan, False, "a finite number, not nan"),
+        (lambda *c: None, False, "one number, not NoneType"),
+        (lambda *c: "abc", False, "one number, not str"),
+        (lambda *c: np.ones(3), False, "one number, not ndarray"),
+        (lambda *c: 1 / 0, False, "raised ZeroDivisionError"),
+        (None, False, "a function is asked for, not NoneType"),
+    ],
+)
+def test_settled_variance(answer, passed, message):
+    verdict = check_settled_variance(answer)
+    assert verdict.passed is passed
+    assert re.search(message, verdict.message), verdict.message
+
+
+def test_the_settled_variance_is_that_of_a_walk():
+    rng, w, seen = np.random.default_rng(0), np.zeros(2000), []
+    for _ in range(400):
+        w = w - 0.3 * (2.4 * w + 1.5 * rng.standard_normal(2000))
+        seen.append(w)
+    assert np.var(seen[20:]) == pytest.approx(settled(0.3, 2.4, 1.5), rel=0.01)
 
 
 def runs(n=5, epochs=6):
@@ -87,7 +191,7 @@ TEST = one_by_one(lambda w: {"loss": w["w"].square().sum(), "error": w["w"].abs(
         (lambda n: np.linspace(0.3, 0.0333333333333, n), True, "in 100% of 5 runs"),
         (lambda n: np.eye(n)[-1], False, "lower in 0% of 5 runs"),
         (np.ones, False, "these sum to 6"),
-        (lambda n: np.full(n, np.nan), False, "must sum to 1"),
+        (lambda n: np.full(n, np.nan), False, "coefficients are finite numbers"),
         (lambda n: [1.0], False, r"6 coefficients are needed, got an array of shape \(1,\)"),
         (lambda n: "abc", False, "your function raised ValueError"),
     ],

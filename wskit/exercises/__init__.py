@@ -14,7 +14,12 @@ from wskit.exercises._esd import (
     check_tell_trained,
 )
 from wskit.exercises._regions import check_find_edge, check_update_cosine
-from wskit.exercises._soups import check_choose, check_thrifty_greedy
+from wskit.exercises._soups import (
+    check_add_tasks,
+    check_choose,
+    check_expected_gain,
+    check_thrifty_greedy,
+)
 from wskit.exercises._start import (
     check_count_weights,
     check_permute_hidden,
@@ -22,14 +27,22 @@ from wskit.exercises._start import (
     check_sort_file,
     write_mysteries,
 )
-from wskit.exercises._swa import check_design, check_merge_means
+from wskit.exercises._swa import (
+    check_design,
+    check_ema_coefficients,
+    check_merge_means,
+    check_settled_variance,
+)
 from wskit.exercises._verdict import Verdict
 
 __all__ = [
     "Verdict",
+    "check_add_tasks",
     "check_choose",
     "check_count_weights",
     "check_design",
+    "check_ema_coefficients",
+    "check_expected_gain",
     "check_feature",
     "check_find_edge",
     "check_forge",
@@ -39,6 +52,7 @@ __all__ = [
     "check_permute_hidden",
     "check_power_law_exponent",
     "check_rescale_hidden",
+    "check_settled_variance",
     "check_sort_file",
     "check_tell_trained",
     "check_thrifty_greedy",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wskit.exercises._verdict import AnswerError, Verdict, verdict_on
+from wskit.exercises._verdict import AnswerError, Verdict, as_number, verdict_on
 
 if TYPE_CHECKING:
     from wskit.averaging import Trajectory
@@ -60,6 +60,121 @@ def _merge_means(merge_means: Callable[..., Any]) -> None:
         raise AnswerError("a mean of no models must change nothing.")
 
 
+def check_ema_coefficients(coefficients: object) -> Verdict:
+    """Check exercise 4.2: ``coefficients(n, d)`` is each network's share in an exponential mean.
+
+    Parameters
+    ----------
+    coefficients : callable
+        Takes the number of networks and the decay; returns as many numbers, the first network's
+        first.
+
+    Returns
+    -------
+    Verdict
+    """
+    return verdict_on(_ema_coefficients, coefficients, "so much of each network is in the mean.")
+
+
+def _ema_coefficients(coefficients: Callable[..., Any]) -> None:
+    n, d = 5, 0.8
+    c, right = _as_coefficients(coefficients(n, d), n), _exponential_mean(n, d)
+    powers = d ** np.arange(n)[::-1]
+    wrong = (
+        (right[::-1], "the order is turned round; the first network's share comes first."),
+        (_exponential_mean(n, 1 - d), "d and 1 - d are exchanged: what is kept at each step?"),
+        (np.full(n, 1 / n), "this is the plain mean of all, SWA; an exponential one forgets."),
+        (
+            (1 - d) * powers,
+            f"these sum to {((1 - d) * powers).sum():.2f}, and a mean's must sum to 1: what is "
+            "the mean before its first step?",
+        ),
+        (
+            powers / powers.sum(),
+            "they sum to 1, but this mean treats all networks by one rule; here the first one is "
+            "where the mean begins.",
+        ),
+    )
+    for value, words in wrong:
+        if np.allclose(c, value):
+            raise AnswerError(words)
+    if not np.allclose(c, right):
+        raise AnswerError(
+            f"five networks and d = {d} gave {c.round(3).tolist()}; follow the recursion for "
+            "two networks, then for three."
+        )
+    for n, d in ((1, 0.8), (9, 0.3)):
+        if not np.allclose(_as_coefficients(coefficients(n, d), n), _exponential_mean(n, d)):
+            raise AnswerError(f"right for five networks, wrong for n = {n} and d = {d}.")
+
+
+def _exponential_mean(n: int, d: float) -> np.ndarray:
+    """Follow the recursion, with networks that have one entry each, their own."""
+    mean, *others = np.eye(n)
+    for network in others:
+        mean = d * mean + (1 - d) * network
+    return np.asarray(mean)
+
+
+def _as_coefficients(value: Any, n: int) -> np.ndarray:
+    c = np.asarray(value, dtype=float)
+    if c.shape != (n,):
+        raise AnswerError(f"{n} coefficients are needed, got an array of shape {c.shape}.")
+    if not np.isfinite(c).all():
+        raise AnswerError(f"coefficients are finite numbers; these are {c.tolist()}.")
+    return c
+
+
+def check_settled_variance(variance: object) -> Verdict:
+    """Check exercise 4.3: ``variance(rate, h, sigma)`` is that of SGD around the bottom of a bowl.
+
+    Parameters
+    ----------
+    variance : callable
+        Takes the learning rate, the curvature, and the standard deviation of the gradient's
+        noise; returns one number.
+
+    Returns
+    -------
+    Verdict
+    """
+    return verdict_on(_settled_variance, variance, "so far from the bottom SGD goes on walking.")
+
+
+def _settled_variance(variance: Callable[..., Any]) -> None:
+    rate, h, sigma = 0.3, 2.4, 1.5
+    found, right = as_number(variance(rate, h, sigma)), _summed_noise(rate, h, sigma)
+    kept, step = 1 - rate * h, (rate * sigma) ** 2
+    wrong = {
+        np.sqrt(right): "this is a standard deviation; the variance is asked for.",
+        right / sigma: "the variance goes with the square of sigma: what if sigma is doubled?",
+        right / rate: "the noise is multiplied by the rate: what does that do to its variance?",
+        h * right / 2: "this is the mean loss above the bottom; the variance of w is asked for.",
+        step: "this is the noise of one step alone; that of the steps before is still about.",
+        step / (1 - kept): "by what does a step shrink the variance, if it shrinks w by a factor?",
+        rate * sigma**2 / (2 * h): "this holds for very small rates; here the step is not small.",
+        (sigma / h) ** 2: "this does not depend on the rate; a single network's variance does.",
+    }
+    for value, words in wrong.items():
+        if np.isclose(found, value):
+            raise AnswerError(words)
+    if not np.isclose(found, right):
+        raise AnswerError(
+            f"a rate of {rate}, h = {h} and sigma = {sigma} gave {found:.4g}; once it has "
+            "settled, the variance is the same before and after a step."
+        )
+    for case in ((0.02, 5.0, 0.5), (1.2, 1.5, 1.0)):
+        if not np.isclose(as_number(variance(*case)), _summed_noise(*case)):
+            raise AnswerError(
+                "right for one bowl, wrong for a rate of {}, h = {}, sigma = {}.".format(*case)
+            )
+
+
+def _summed_noise(rate: float, h: float, sigma: float) -> float:
+    """Sum what is left of the noise of all steps, the last one first."""
+    return float(((rate * sigma * (1 - rate * h) ** np.arange(2000)) ** 2).sum())
+
+
 def check_design(
     design: object,
     runs: "Sequence[Trajectory]",
@@ -67,7 +182,7 @@ def check_design(
     *,
     rival: Sequence[Mapping[str, Tensor]],
 ) -> Verdict:
-    """Check exercise 4.2: ``design(epochs)`` is a better average of a run than the rival.
+    """Check exercise 4.4: ``design(epochs)`` is a better average of a run than the rival.
 
     Parameters
     ----------
@@ -99,10 +214,8 @@ def _design(
     from wskit.landscape import evaluate_mixtures
 
     epochs = len(runs[0])
-    c = np.asarray(design(epochs), dtype=float)
-    if c.shape != (epochs,):
-        raise AnswerError(f"{epochs} coefficients are needed, got an array of shape {c.shape}.")
-    if not np.isfinite(c).all() or abs(c.sum() - 1) > 1e-6:
+    c = _as_coefficients(design(epochs), epochs)
+    if abs(c.sum() - 1) > 1e-6:
         raise AnswerError(
             f"the coefficients must sum to 1, and these sum to {c.sum():.3g}: the weights would "
             "be scaled. Divide by the sum."
