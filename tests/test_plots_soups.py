@@ -56,7 +56,7 @@ def test_steps_of_a_greedy_soup_are_told_apart(ax):
     accepted, rejected = found["accepted"], found["rejected"]
     assert accepted.get_marker() != rejected.get_marker()
     assert accepted.get_color() != rejected.get_color()
-    assert found["the ingredient alone"].get_alpha() < 1
+    assert found["the ingredient alone"].get_color() == plots.PALETTE["null"]
     assert legend(ax) == ["the ingredient alone", "the soup so far", "accepted", "rejected"]
 
 
