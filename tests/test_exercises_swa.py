@@ -99,12 +99,16 @@ def by_the_kit(n, d):
         (by_the_recursion, True, "so much of each"),
         (by_the_kit, True, "so much of each"),
         (lambda n, d: shares(n, d)[::-1], False, "turned round"),
-        (lambda n, d: shares(n, 1 - d), False, "exchanged"),
+        (lambda n, d: shares(n, 1 - d), False, "old and new are exchanged"),
         (lambda n, d: np.full(n, 1 / n), False, "plain mean of all, SWA"),
         (lambda n, d: (1 - d) * d ** np.arange(n)[::-1], False, "these sum to 0.67"),
         (lambda n, d: shares(n, d) ** 0, False, r"gave \[1.0, 1.0"),
         (lambda n, d: torch.softmax(torch.arange(n) * -np.log(d), 0), False, "by one rule"),
-        (lambda n, d: shares(5, 0.8) if n == 5 else shares(n, 0.8), False, "n = 9 and d = 0.3"),
+        (
+            lambda n, d: shares(5, 0.8) if n == 5 else shares(n, 0.8),
+            False,
+            "n = 9 and a decay of 0.3",
+        ),
         (lambda n, d: [0.0] * (n - 1) + [1 - d] if n < 5 else shares(n, d), False, "n = 1 and"),
         (lambda n, d: shares(n + 1, d), False, r"5 coefficients are needed, .* \(6,\)"),
         (lambda n, d: shares(n, d) * np.nan, False, "finite numbers; these are"),
@@ -120,14 +124,14 @@ def test_ema_coefficients(answer, passed, message):
     assert re.search(message, verdict.message), verdict.message
 
 
-def settled(rate, h, sigma):
-    return rate * sigma**2 / (h * (2 - rate * h))
+def settled(rate, h, noise):
+    return rate * noise**2 / (h * (2 - rate * h))
 
 
-def by_iteration(rate, h, sigma):
+def by_iteration(rate, h, noise):
     v = 0.0
     for _ in range(1000):
-        v = (1 - rate * h) ** 2 * v + rate**2 * sigma**2
+        v = (1 - rate * h) ** 2 * v + rate**2 * noise**2
     return v
 
 
@@ -138,15 +142,15 @@ def by_iteration(rate, h, sigma):
         (by_iteration, True, "goes on walking"),
         (lambda *c: torch.tensor(settled(*c)), True, "goes on walking"),
         (lambda *c: settled(*c) ** 0.5, False, "standard deviation"),
-        (lambda rate, h, sigma: settled(rate, h, sigma**0.5), False, "if sigma is doubled"),
-        (lambda rate, h, sigma: settled(rate, h, sigma) / rate, False, "multiplied by the rate"),
-        (lambda rate, h, sigma: h / 2 * settled(rate, h, sigma), False, "mean loss above"),
-        (lambda rate, h, sigma: (rate * sigma) ** 2, False, "one step alone"),
-        (lambda rate, h, sigma: rate * sigma**2 / h, False, "by what does a step shrink"),
-        (lambda rate, h, sigma: rate * sigma**2 / (2 * h), False, "very small rates"),
-        (lambda rate, h, sigma: (sigma / h) ** 2, False, "does not depend on the rate"),
-        (lambda rate, h, sigma: 7.0, False, "sigma = 1.5 gave 7;"),
-        (lambda rate, h, sigma: settled(rate, 2.4, sigma), False, "wrong for a rate of 0.02"),
+        (lambda rate, h, noise: settled(rate, h, noise**0.5), False, "if that is doubled"),
+        (lambda rate, h, noise: settled(rate, h, noise) / rate, False, "multiplied by the rate"),
+        (lambda rate, h, noise: h / 2 * settled(rate, h, noise), False, "mean loss above"),
+        (lambda rate, h, noise: (rate * noise) ** 2, False, "one step alone"),
+        (lambda rate, h, noise: rate * noise**2 / h, False, "by what does a step shrink"),
+        (lambda rate, h, noise: rate * noise**2 / (2 * h), False, "very small rates"),
+        (lambda rate, h, noise: (noise / h) ** 2, False, "does not depend on the rate"),
+        (lambda rate, h, noise: 7.0, False, "a noise of 1.5 gave 7;"),
+        (lambda rate, h, noise: settled(rate, 2.4, noise), False, "wrong for a rate of 0.02"),
         (lambda *c: settled(*c) if c[0] < 1 else 0.0, False, "wrong for a rate of 1.2, h = 1.5"),
         (lambda *c: np.nan, False, "a finite number, not nan"),
         (lambda *c: None, False, "one number, not NoneType"),

@@ -61,7 +61,7 @@ def _merge_means(merge_means: Callable[..., Any]) -> None:
 
 
 def check_ema_coefficients(coefficients: object) -> Verdict:
-    """Check exercise 4.2: ``coefficients(n, d)`` is each network's share in an exponential mean.
+    """Check exercise 4.2: ``coefficients(n, decay)`` holds the shares in an exponential mean.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _ema_coefficients(coefficients: Callable[..., Any]) -> None:
     powers = d ** np.arange(n)[::-1]
     wrong = (
         (right[::-1], "the order is turned round; the first network's share comes first."),
-        (_exponential_mean(n, 1 - d), "d and 1 - d are exchanged: what is kept at each step?"),
+        (_exponential_mean(n, 1 - d), "old and new are exchanged: how much does a step keep?"),
         (np.full(n, 1 / n), "this is the plain mean of all, SWA; an exponential one forgets."),
         (
             (1 - d) * powers,
@@ -100,12 +100,12 @@ def _ema_coefficients(coefficients: Callable[..., Any]) -> None:
             raise AnswerError(words)
     if not np.allclose(c, right):
         raise AnswerError(
-            f"five networks and d = {d} gave {c.round(3).tolist()}; follow the recursion for "
-            "two networks, then for three."
+            f"five networks and a decay of {d} gave {c.round(3).tolist()}; follow the recursion "
+            "for two networks, then for three."
         )
     for n, d in ((1, 0.8), (9, 0.3)):
         if not np.allclose(_as_coefficients(coefficients(n, d), n), _exponential_mean(n, d)):
-            raise AnswerError(f"right for five networks, wrong for n = {n} and d = {d}.")
+            raise AnswerError(f"right for five networks, wrong for n = {n} and a decay of {d}.")
 
 
 def _exponential_mean(n: int, d: float) -> np.ndarray:
@@ -126,7 +126,7 @@ def _as_coefficients(value: Any, n: int) -> np.ndarray:
 
 
 def check_settled_variance(variance: object) -> Verdict:
-    """Check exercise 4.3: ``variance(rate, h, sigma)`` is that of SGD around the bottom of a bowl.
+    """Check exercise 4.3: ``variance(rate, h, noise)`` is that of SGD around the bottom of a bowl.
 
     Parameters
     ----------
@@ -142,37 +142,37 @@ def check_settled_variance(variance: object) -> Verdict:
 
 
 def _settled_variance(variance: Callable[..., Any]) -> None:
-    rate, h, sigma = 0.3, 2.4, 1.5
-    found, right = as_number(variance(rate, h, sigma)), _summed_noise(rate, h, sigma)
-    kept, step = 1 - rate * h, (rate * sigma) ** 2
+    rate, h, noise = 0.3, 2.4, 1.5
+    found, right = as_number(variance(rate, h, noise)), _summed_noise(rate, h, noise)
+    kept, step = 1 - rate * h, (rate * noise) ** 2
     wrong = {
         np.sqrt(right): "this is a standard deviation; the variance is asked for.",
-        right / sigma: "the variance goes with the square of sigma: what if sigma is doubled?",
+        right / noise: "the variance goes with the square of the noise: what if that is doubled?",
         right / rate: "the noise is multiplied by the rate: what does that do to its variance?",
         h * right / 2: "this is the mean loss above the bottom; the variance of w is asked for.",
         step: "this is the noise of one step alone; that of the steps before is still about.",
         step / (1 - kept): "by what does a step shrink the variance, if it shrinks w by a factor?",
-        rate * sigma**2 / (2 * h): "this holds for very small rates; here the step is not small.",
-        (sigma / h) ** 2: "this does not depend on the rate; a single network's variance does.",
+        rate * noise**2 / (2 * h): "this holds for very small rates; here the step is not small.",
+        (noise / h) ** 2: "this does not depend on the rate; a single network's variance does.",
     }
     for value, words in wrong.items():
         if np.isclose(found, value):
             raise AnswerError(words)
     if not np.isclose(found, right):
         raise AnswerError(
-            f"a rate of {rate}, h = {h} and sigma = {sigma} gave {found:.4g}; once it has "
+            f"a rate of {rate}, h = {h} and a noise of {noise} gave {found:.4g}; once it has "
             "settled, the variance is the same before and after a step."
         )
     for case in ((0.02, 5.0, 0.5), (1.2, 1.5, 1.0)):
         if not np.isclose(as_number(variance(*case)), _summed_noise(*case)):
             raise AnswerError(
-                "right for one bowl, wrong for a rate of {}, h = {}, sigma = {}.".format(*case)
+                "right for one bowl, wrong for a rate of {}, h = {}, a noise of {}.".format(*case)
             )
 
 
-def _summed_noise(rate: float, h: float, sigma: float) -> float:
+def _summed_noise(rate: float, h: float, noise: float) -> float:
     """Sum what is left of the noise of all steps, the last one first."""
-    return float(((rate * sigma * (1 - rate * h) ** np.arange(2000)) ** 2).sum())
+    return float(((rate * noise * (1 - rate * h) ** np.arange(2000)) ** 2).sum())
 
 
 def check_design(
