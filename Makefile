@@ -1,14 +1,15 @@
 # make lab     open the tutorials in JupyterLab
 # make test    run everything that CI runs
 # make test-slow   the tests that take minutes: students' copies run, a mutated wskit, memory
-# make notebooks   rebuild the tutorials from notebooks/src
+# make notebooks   rebuild the tutorials from notebooks/src, and what README.md shows of them
+# make site    a static site of the tutorials, in build/site
 #
 # Each makes the environment .venv when it is missing or its requirements have changed.
 # Another Python (3.11 or newer): make test PYTHON=python3.13
 
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
-EXTRAS := lab,dev,browser,hub,app,publish
+EXTRAS := lab,dev,browser,hub,app,publish,scale
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -25,7 +26,7 @@ NBVAL := -o addopts=-ra -p tests.nbval_plugin -p no:cacheprovider -n $(JOBS) --d
 	--nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300
 BROWSER := -o addopts="--strict-markers --strict-config -ra"
 
-.PHONY: lab test test-slow notebooks clean
+.PHONY: lab test test-slow notebooks site clean
 .DELETE_ON_ERROR:
 
 lab: $(READY)
@@ -46,6 +47,11 @@ test-slow: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/build.py
+	$(BIN)/python notebooks/images/make.py
+
+site: $(READY)
+	rm -rf build/site
+	$(BIN)/sphinx-build -q -W --keep-going -E -d build/doctrees -c notebooks/site notebooks build/site
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

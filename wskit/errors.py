@@ -29,6 +29,10 @@ class ZooError(WskitError, ValueError):
     """A zoo of models cannot be trained, read or put together as asked."""
 
 
+class FeatureError(WskitError, RuntimeError):
+    """A table of many models cannot be computed or kept as asked."""
+
+
 class PredictorError(WskitError, ValueError):
     """A table of models cannot be split, fitted or scored as asked."""
 

@@ -8,6 +8,7 @@ from wskit.features._correlation import (
     pac_bayes_measure,
     weight_correlation,
 )
+from wskit.features._model_table import model_table
 from wskit.features._spectral import Convention, spectral_table, summary
 from wskit.features._statistics import (
     canonical_weights,
@@ -23,6 +24,7 @@ __all__ = [
     "correlation_features",
     "correlation_penalty",
     "correlation_table",
+    "model_table",
     "output_statistics",
     "pac_bayes_measure",
     "spectral_features",
