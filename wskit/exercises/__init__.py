@@ -13,6 +13,13 @@ from wskit.exercises._esd import (
     check_power_law_exponent,
     check_tell_trained,
 )
+from wskit.exercises._own_model import (
+    check_directions,
+    check_find_damage,
+    check_later,
+    check_relative_change,
+    make_mystery,
+)
 from wskit.exercises._regions import check_find_edge, check_update_cosine
 from wskit.exercises._soups import (
     check_add_tasks,
@@ -41,16 +48,20 @@ __all__ = [
     "check_choose",
     "check_count_weights",
     "check_design",
+    "check_directions",
     "check_ema_coefficients",
     "check_expected_gain",
     "check_feature",
+    "check_find_damage",
     "check_find_edge",
     "check_forge",
+    "check_later",
     "check_marchenko_pastur_edge",
     "check_merge_means",
     "check_p_value",
     "check_permute_hidden",
     "check_power_law_exponent",
+    "check_relative_change",
     "check_rescale_hidden",
     "check_settled_variance",
     "check_sort_file",
@@ -58,5 +69,6 @@ __all__ = [
     "check_thrifty_greedy",
     "check_update_cosine",
     "check_weight_correlation",
+    "make_mystery",
     "write_mysteries",
 ]
