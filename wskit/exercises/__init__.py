@@ -5,7 +5,13 @@ Whatever the function does, a check raises nothing: an exercise that is not done
 a notebook.
 """
 
-from wskit.exercises._accuracy import check_feature, check_weight_correlation
+from wskit.exercises._accuracy import (
+    check_feature,
+    check_recalibrate,
+    check_split,
+    check_tau_within,
+    check_weight_correlation,
+)
 from wskit.exercises._esd import (
     check_forge,
     check_marchenko_pastur_edge,
@@ -20,7 +26,13 @@ from wskit.exercises._own_model import (
     check_relative_change,
     make_mystery,
 )
-from wskit.exercises._regions import check_find_edge, check_update_cosine
+from wskit.exercises._regions import (
+    check_find_edge,
+    check_match_neurons,
+    check_place,
+    check_read_task,
+    check_update_cosine,
+)
 from wskit.exercises._soups import (
     check_add_tasks,
     check_choose,
@@ -57,14 +69,20 @@ __all__ = [
     "check_forge",
     "check_later",
     "check_marchenko_pastur_edge",
+    "check_match_neurons",
     "check_merge_means",
     "check_p_value",
     "check_permute_hidden",
+    "check_place",
     "check_power_law_exponent",
+    "check_read_task",
+    "check_recalibrate",
     "check_relative_change",
     "check_rescale_hidden",
     "check_settled_variance",
     "check_sort_file",
+    "check_split",
+    "check_tau_within",
     "check_tell_trained",
     "check_thrifty_greedy",
     "check_update_cosine",
