@@ -16,7 +16,8 @@ ANSWER = "<details><summary>For the teacher</summary>\n\n1. Because of chance, $
 def write_tutorial(folder: Path, name: str = "00_small") -> Path:
     """Write an executed notebook of four slides."""
     path = folder / f"{name}.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=_cells()), path)
+    about = {"language_info": {"name": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=_cells(), metadata=about), path)
     return path
 
 

@@ -1,0 +1,140 @@
+"""Make the pictures of README.md and of the site's start page, and fill in the table's times.
+
+    python notebooks/images/make.py
+
+``esd.png`` is drawn by the first snippet of README.md, which is kept in the file, if the public
+ResNet-20 is in the cache, in a mirror folder or can be downloaded. The other pictures are taken,
+byte for byte, from the executed tutorials. How long a tutorial takes to read is in its opening
+table, and how long to run in ``notebooks/timings.json``.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from notebooks.build import in_words  # noqa: E402 - of this checkout, whatever is installed
+from wskit import WskitError  # noqa: E402
+
+# The tutorial, and what is in the cell that draws it.
+TAKEN = {
+    "accuracy.png": ("02_predicting_accuracy", "plots.plot_predictions("),
+    "region.png": ("03_knowledge_regions", "widgets.RegionExplorer("),
+    "swa.png": ("04_swa", "widgets.SwaExplorer("),
+    "soups.png": ("05_model_soups", "plots.plot_soup_scores("),
+}
+DRAWN = "esd.png"
+BADGES = {"binder.svg": ("Open in Binder", "#a64c00"), "colab.svg": ("Open in Colab", "#1f5fa8")}
+README = ROOT / "README.md"
+ROW = re.compile(
+    r"^(\| \[.*?\]\(notebooks/(\d\d_\w+)\.ipynb\) \| .*?) \| .*? \| .*? \|$", re.MULTILINE
+)
+
+
+def snippets() -> list[str]:
+    """Return the Python of README.md."""
+    text = README.read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def with_times(text: str) -> str:
+    """Return README.md's text with the times that the tutorials take in its table."""
+    timings = json.loads((ROOT / "notebooks" / "timings.json").read_text(encoding="utf-8"))
+
+    def row(match: re.Match[str]) -> str:
+        head, name = match.groups()
+        first = _read(name).cells[0].source
+        reading = re.search(r"\*\*Time[^|]*\| (\d+ minutes)", first)
+        assert reading is not None, f"{name} does not say how long it takes to read"
+        return f"{head} | {reading[1]} | {in_words(timings[name])} |"
+
+    return ROW.sub(row, text)
+
+
+def badge(name: str) -> bytes:
+    """Return a small picture that says what a link does."""
+    text, colour = BADGES[name]
+    width = 16 + 7 * len(text)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="22" role="img" '
+        f'aria-label="{text}"><rect width="{width}" height="22" rx="4" fill="{colour}"/>'
+        f'<text x="{width / 2}" y="15.5" fill="#fff" font-family="Verdana,sans-serif" '
+        f'font-size="12" text-anchor="middle">{text}</text></svg>\n'
+    ).encode()
+
+
+def _read(name: str) -> Any:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def taken(name: str) -> bytes:
+    """Return a picture as the executed tutorial holds it.
+
+    Raises
+    ------
+    LookupError
+        If no cell of the tutorial draws it.
+    """
+    tutorial, code = TAKEN[name]
+    for cell in _read(tutorial).cells:
+        if cell.cell_type == "code" and code in cell.source:
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode(output.data["image/png"])
+    raise LookupError(f"{name}: no cell of {tutorial}.ipynb has {code!r} and a picture")
+
+
+def drawn() -> bytes:
+    """Run the first snippet of README.md; return its picture, with the snippet in it.
+
+    Raises
+    ------
+    WskitError
+        If the ResNet-20 cannot be had.
+    """
+    from matplotlib import pyplot as plt
+
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(snippets()[0], names)
+    file = io.BytesIO()
+    names["ax"].figure.savefig(file, dpi=100, metadata={"Source": snippets()[0]})
+    plt.close(names["ax"].figure)
+    return file.getvalue()
+
+
+def make() -> Iterator[str]:
+    """Write what has changed; yield what was done."""
+    files = {HERE / name: taken(name) for name in TAKEN}
+    files |= {HERE / name: badge(name) for name in BADGES}
+    files[README] = with_times(README.read_text(encoding="utf-8")).encode()
+    for path, content in files.items():
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
+            yield f"{path.name}: new"
+    try:
+        content = drawn()
+    except WskitError as error:
+        yield f"{DRAWN}: left as it was ({error})"
+    else:
+        (HERE / DRAWN).write_bytes(content)
+        yield f"{DRAWN}: drawn"
+
+
+if __name__ == "__main__":
+    for line in make():
+        print(line)
