@@ -1,4 +1,4 @@
-"""The command line: lab, doctor, data, soup, and copies of the tutorials for all and for classes.
+"""The command line: lab, app, doctor, data, soup, and copies of the tutorials.
 
 Only arguments and printing are here. What goes wrong on purpose (`WskitError`) is one line on
 stderr and exit status 2; an interruption is 130.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from wskit import __version__, course
+from wskit import __version__, _apps, course
 from wskit.errors import WskitError
 
 FIRST = "00_start_here.ipynb"
@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("jupyter", nargs="*", metavar="-- ...", help="further arguments of JupyterLab")
     lab.set_defaults(run=_lab)
 
+    _add_app(commands.add_parser("app", help="open one panel as a page of its own"))
+
     doctor = commands.add_parser("doctor", help="print versions, device, folders, what is missing")
     doctor.set_defaults(run=_doctor)
 
@@ -88,6 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_app(app: argparse.ArgumentParser) -> None:
+    app.add_argument("name", choices=_apps.APPS)
+    app.add_argument(
+        "source", nargs="?", type=Path, help="your own: esd takes a checkpoint, zoo a folder"
+    )
+    app.add_argument("--no-browser", action="store_true", help="only print the address")
+    app.add_argument("--port", type=int, help="default: 8866, or another that is free")
+    app.set_defaults(run=_app)
+
+
 def _add_soup(soup: argparse.ArgumentParser) -> None:
     soup.add_argument("ingredients", nargs="+", metavar="INGREDIENT", help="a file or a folder")
     soup.add_argument("-o", "--output", required=True, help="a .safetensors file, or a folder")
@@ -120,6 +132,10 @@ def _lab(options: argparse.Namespace) -> int:
         folder = copies.folder
     LabApp.launch_instance(argv=_lab_arguments(folder.resolve(), options))
     return 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    return _apps.run(options)
 
 
 def _lab_arguments(folder: Path, options: argparse.Namespace) -> list[str]:
