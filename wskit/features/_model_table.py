@@ -179,7 +179,7 @@ def _parallel(
         ) from error
     except CancelledError as error:
         raise FeatureError(
-            f"the cluster's scheduler is gone ({error}): start it and its workers again, and make "
+            "the cluster's scheduler is gone: start it and its workers again, and make "
             f"a new Client.{stored}"
         ) from error
 
