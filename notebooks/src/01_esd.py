@@ -1,16 +1,21 @@
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # # 01. The spectrum of a trained layer
 #
 # **By the end you will have shown that training leaves a trace that one can see in a single weight
 # matrix, without data and without running the network:** a tail of large eigenvalues that chance
-# does not produce. You will have seen how it grows, what its exponent goes with, and two ways in
-# which that exponent fools those who look at it alone.
+# does not produce.
+#
+# <!-- not on the slide -->
+#
+# You will have seen how it grows, what its exponent goes with, and two ways in which that exponent
+# fools those who look at it alone.
 #
 # | | |
 # |---|---|
 # | **You will be able to** | compute the empirical spectral density (ESD) of a layer; say what a random matrix would look like (the Marchenko-Pastur law); fit a power law to the tail and read alpha; name the phases of training; tell what alpha does not mean |
 # | **You should know** | eigenvalues and singular values; maximum likelihood; [tutorial 00](00_start_here.ipynb) |
-# | **Time** | 60 minutes to read and do, two to three minutes to run on two CPU cores |
+# | **Time to read** | 110 minutes, exercises included |
+# | **Time to run** | about {{run_time}} on two CPU cores, measured |
 # | **Downloads** | none; one section uses a public ResNet-20 of 1.1 MB if it can be had |
 
 # %% tags=["setup"]
@@ -23,21 +28,22 @@ import seaborn as sns
 import torch
 from torch import nn
 
-from wskit import WskitError, checkpoints, data, exercises, features, fits, plots, spectra, widgets
+from wskit import checkpoints, course, data, exercises, features, fits, plots, spectra, widgets
+from wskit.errors import WskitError
 
 plt.rcParams.update(plots.STYLE)
-torch.set_num_threads(1)  # these matrices are small: a second thread would cost time
-torch.set_default_dtype(torch.float64)  # so that every machine prints the same digits
+torch.set_num_threads(1), torch.set_default_dtype(torch.float64)  # quick; same digits everywhere
 N_SEEDS, EPOCHS = 5, 20  # the size knobs
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The question
 #
 # Martin and Mahoney (2021) looked at the weights of hundreds of public networks and found that the
 # layers of good ones have *heavy-tailed* spectra. Their exponent alpha, computed from the weights
 # alone, went with the quality of the models. What does such a spectrum look like, how is alpha
 # measured, and when does it mean nothing?
-#
+
+# %% [markdown] tags=["slide"]
 # ## What chance looks like
 #
 # Fill a matrix $W$ of $N \times M$, $N \ge M$, with independent random numbers of variance
@@ -45,9 +51,11 @@ N_SEEDS, EPOCHS = 5, 20  # the size knobs
 # and Pastur (1967) found what those of $X = W^\top W / N$ do as the matrix grows: they fill an
 # interval, with sharp edges, and with $Q = N/M$ their density is
 #
-# $$ \rho(\lambda) = \frac{Q}{2\pi\sigma^2}\,
+# $$ p(\lambda) = \frac{Q}{2\pi\sigma^2}\,
 #    \frac{\sqrt{(\lambda_+ - \lambda)(\lambda - \lambda_-)}}{\lambda},
 #    \qquad \lambda_\pm = \sigma^2 \left(1 \pm 1/\sqrt{Q}\right)^2 . $$
+#
+# <!-- not on the slide -->
 #
 # Note the $1/N$: here, and in all of this kit, eigenvalues are those of $W^\top W$, $N$ times as
 # large.
@@ -67,12 +75,14 @@ mp_x, mp_y = marchenko_pastur(1000, 500, 1.0)
 law = fits.MarchenkoPastur(sigma=1.0, N=1000, M=500)
 print("equal to the helper:", np.allclose(law.pdf(mp_x[:-1]), mp_y[:-1]))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
+# ### Finite matrices
+#
 # **Predict first.** The law is made for infinite matrices. Will it describe one of 40 × 20? Does the
 # largest eigenvalue stay inside of the edge?
 
 
-# %%
+# %% tags=["slide-more"]
 def noise(N, M, seed):
     return torch.randn(N, M, generator=torch.Generator().manual_seed(seed))
 
@@ -130,14 +140,23 @@ def train(seed, size=64, lr=0.05, labels=y, n_updates=None, keep=(0,)):
 
 
 # %%
-runs = [train(seed) for seed in range(N_SEEDS)]
-scores = [accuracy(net) for _, net in runs]
-print(f"test accuracy: {np.mean(scores):.2f} ± {np.std(scores):.2f} over {N_SEEDS} seeds")
+def spread(values):
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
 
-# %% [markdown]
+
+steps = (0, 20, 25, 30, 40, 60, 100, 300)
+runs = [train(seed, keep=steps) for seed in range(N_SEEDS)]
+scores = [accuracy(net) for _, net in runs]
+print(f"test accuracy: {spread(scores)} over {N_SEEDS} seeds")
+
+# %% [markdown] tags=["slide"]
 # ## The ESD of a layer
 #
-# The histogram of the eigenvalues is the empirical spectral density (ESD). By its definition, and
+# The histogram of the eigenvalues of $W^\top W$ is the empirical spectral density (ESD).
+#
+# <!-- not on the slide -->
+#
+# By its definition, and
 # by the helper, which finds the eigenvalues from $W^\top W$, in double precision and several times
 # faster, and gives them in ascending order:
 
@@ -153,7 +172,7 @@ print(f"N = {s.N}, M = {s.M}, Q = N/M = {s.Q:.0f}; the largest eigenvalue is {ei
 # finds the one whose law fits the bulk of the eigenvalues, leaving out those beyond the edge, and
 # counts them.
 
-# %%
+# %% tags=["slide-more"]
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
 for ax, spectrum, bins in zip(axs, (s0, s), (25, 90), strict=True):
     mp = fits.fit_marchenko_pastur(spectrum.eigenvalues, N=spectrum.N, M=spectrum.M)
@@ -165,14 +184,17 @@ print(plots.describe(fig))
 # %% [markdown]
 # Training has pulled a few eigenvalues far out of the bulk. They are directions in which the layer
 # now acts strongly. The rest still looks like chance.
-#
+
+# %% [markdown] tags=["slide"]
 # ## A power law for the tail
 #
-# On logarithmic axes such a tail is often nearly straight: $\rho(\lambda) \propto
+# On logarithmic axes such a tail is often nearly straight: $p(\lambda) \propto
 # \lambda^{-\alpha}$ for $\lambda \ge x_{\min}$. For a given $x_{\min}$, with $n$ eigenvalues above
 # it, the likelihood is largest at (Clauset, Shalizi and Newman 2009, eq. 3.1)
 #
 # $$ \alpha = 1 + n \Big/ \sum_{i=1}^{n} \ln \frac{\lambda_i}{x_{\min}} . $$
+#
+# <!-- not on the slide -->
 #
 # Where does the tail begin? Clauset et al. take each eigenvalue as $x_{\min}$ in turn, fit, and
 # keep the one whose fit is nearest to the data in the Kolmogorov-Smirnov distance, $D =
@@ -198,31 +220,36 @@ ks, alpha, xmin = fit_tail(s.eigenvalues)
 fit = fits.fit_power_law(s.eigenvalues)
 print(f"written out: alpha {alpha:.3f}, xmin {xmin:.3f}, KS distance {ks:.3f}")
 print("equal to the helper:", np.allclose([fit.ks, fit.alpha, fit.xmin], [ks, alpha, xmin]))
-
-# %% [markdown]
-# The helper's search is as exact, and takes milliseconds where the loop takes seconds on a large
-# layer. It also gives the standard error of alpha, $(\alpha - 1)/\sqrt{n}$; a bootstrap, which
-# chooses $x_{\min}$ anew in each sample, says more honestly how well alpha is known.
-#
-# Then two pictures. Left, what the search saw. Right, its result; the grey outline is a **control**: the same numbers,
-# put into the matrix in a random order. It has the same entries and none of the structure.
-
-# %%
 low, high = fits.alpha_interval(s.eigenvalues, rng=0)
 print(f"alpha {fit.alpha:.2f} ± {fit.sigma:.2f}, 90 % interval {low:.2f} to {high:.2f}")
 
-# %%
+# %% [markdown]
+# The helper's search is as exact, and takes milliseconds where the loop takes seconds on a large
+# layer. It also gives the standard error of alpha, $(\alpha - 1)/\sqrt{n}$ (`fit.sigma`: no
+# relative of the $\sigma$ above); a bootstrap, which chooses $x_{\min}$ anew in each sample, says
+# more honestly how well alpha is known.
+
+# %% [markdown] tags=["slide"]
+# ### Beside shuffled weights
+#
+# Left, what the search saw. Right, its result; the grey outline is a **control**: the same numbers,
+# put into the matrix in a random order. It has the same entries and none of the structure.
+
+# %% tags=["slide-more"]
 null = spectra.spectrum(spectra.shuffled(W, seed=0))
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
 plots.plot_xmin_scan(fits.ks_curve(s.eigenvalues), fit=fit, ax=axs[0])
-plots.plot_esd(s, fit=fit, null=null, ax=axs[1]).legend(fontsize=8)
+plots.plot_esd(s, fit=fit, null=null, ax=axs[1]).legend(fontsize=9)
 print(plots.describe(fig))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The measurement
 #
 # One network is an anecdote. For each of the five: alpha before training, after training, and of
 # the trained weights shuffled; and the largest eigenvalue in units of the Marchenko-Pastur edge.
+#
+# <!-- not on the slide -->
+#
 # Beside alpha, a second estimate of it: Hill's (1975), which takes the larger half of the
 # eigenvalues as the tail, and so has no $x_{\min}$ to jump about. `result` trains a network and
 # measures it; it will serve further down.
@@ -254,7 +281,7 @@ print(table.groupby("kind", sort=False)[columns].agg(["mean", "std"]).round(2).t
 wide = table.pivot(index="seed", columns="kind", values="alpha")
 print("alpha smaller than shuffled, seeds:", (wide.trained < wide.shuffled).sum(), "of", N_SEEDS)
 
-# %%
+# %% tags=["slide-more"]
 fig, axs = plt.subplots(1, 2, figsize=(7.5, 3.2))
 for ax, column in zip(axs, ["alpha", "top / edge"], strict=True):
     colors = [plots.PALETTE[key] for key in ("null", "data", "accent")]
@@ -270,20 +297,30 @@ print(plots.describe(fig))
 # shuffled weights at the edge or a little above. Alpha is near 2 after training, with hardly any
 # spread; before training and after shuffling it is larger and scatters widely, because there is no
 # power law to be found.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Phases of training
 #
 # Martin and Mahoney name what a layer goes through: *random-like*; *bleeding-out*, when the first
 # eigenvalues pass the edge; *bulk+spikes*, when they stand apart; *bulk-decay*, when the bulk
-# itself frays; *heavy-tailed*; and, when training goes wrong, *rank-collapse*. They describe the
-# phases by their looks. `classify_phase` puts thresholds to that (they are this kit's; its
-# docstring lists them). One network, from its first updates on:
+# itself frays; *heavy-tailed*; and, when training goes wrong, *rank-collapse*.
+#
+# <!-- not on the slide -->
+#
+# They describe the phases by their looks. `classify_phase` puts thresholds to that (they are this kit's; its docstring lists
+# them). The order of all runs, and one of them in full, from its first updates on:
 
 # %%
-steps = (0, 20, 25, 30, 40, 60, 100, 300)
-kept, _ = train(seed=0, keep=steps)
+kept = runs[0][0]
 evolution = pd.DataFrame(measure(W, update=step) for step, W in kept.items())
+order = ["random-like", "bleeding-out", "bulk+spikes", "bulk-decay", "heavy-tailed"]
+paths = [[order.index(measure(W)["phase"]) for W in kept.values()] for kept, _ in runs]
+in_order = sum(path == sorted(path) for path in paths)
+not_met = [name for i, name in enumerate(order) if all(i not in path for path in paths)]
+print(f"runs that meet phases in the paper's order: {in_order} of {N_SEEDS}; not met: {not_met}")
 print(evolution[["update", "phase", "spikes", "top / edge", "alpha", "Hill"]].round(2).to_string())
+
+# %% tags=["slide-more"]
 shown = [step for step in (0, 30, 60, 300) if step in kept]
 layer = [spectra.spectrum(kept[step], name="2.weight") for step in shown]
 ax = plots.plot_esd_evolution(layer, shown, step_name="update", bins=30)
@@ -292,7 +329,8 @@ print(plots.describe(ax))
 # %% [markdown]
 # The bulk stays where it was and eigenvalues leave it one after the other, until they form a tail.
 # Nothing here is a sharp border: a phase is a word for a picture.
-#
+
+# %% [markdown] tags=["slide"]
 # ## What goes with alpha
 #
 # Martin and Mahoney found that smaller batches give heavier tails. **Predict:** will it show in
@@ -305,7 +343,7 @@ family = pd.DataFrame(result(seed, size=size, lr=lr) for lr, size, seed in grid)
 by_size = family.groupby(["lr", "size"])[["accuracy", "alpha", "Hill", "log norm"]]
 print(by_size.agg(["mean", "std"]).round(3).to_string())
 
-# %%
+# %% tags=["slide-more"]
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
 look = {"hue": "lr", "palette": [plots.PALETTE["data"], plots.PALETTE["accent"]], "markers": "o"}
 sns.pointplot(family, x="size", y="Hill", errorbar="sd", capsize=0.1, **look, ax=axs[0])
@@ -317,12 +355,14 @@ sns.scatterplot(
 axs[1].set(xlabel="alpha (Hill)", ylabel="test accuracy")
 print(plots.describe(fig))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
+# ### A control: as many updates
+#
 # It shows: at each learning rate, the smaller the batch, the heavier the tail. But the smaller the
 # batch, the more updates are in an epoch. **A control:** batches of 128 again, now with as many
 # *updates* as those of 32 had.
 
-# %%
+# %% tags=["slide-more"]
 n_updates = EPOCHS * -(-len(x) // 32)
 longer = [result(seed, size=128, lr=0.02, n_updates=n_updates) for seed in range(N_SEEDS)]
 small = family[(family.lr == 0.02) & (family["size"] == 32)]
@@ -334,13 +374,14 @@ print(both.agg(["mean", "std"]).round(3).to_string())
 # not the noise of small batches that made the tail heavy but the length of the training. The
 # effect that Martin and Mahoney describe for larger networks is **not seen here** once this is
 # held equal.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Does it tell the accuracy?
 #
-# Kendall's tau compares two orders: 1 if they agree, -1 if they are opposite. Over the six members
+# Kendall's $\tau$ compares two orders: 1 if they agree, -1 if they are opposite. Over the six members
 # of the family, once for each seed; and within one member, over its seeds.
 
-# %%
+# %% tags=["slide-more"]
 rows = []
 for group, by in [("over the family", "seed"), ("within a member", ["lr", "size"])]:
     for metric, (_, nets) in product(("alpha", "Hill", "log norm"), family.groupby(by)):
@@ -352,14 +393,19 @@ print(taus.groupby(["metric", "group"], sort=False).tau.agg(["mean", "std", "min
 # Over the family, a heavier tail goes with a better network, in every seed. Within one member,
 # between networks that differ in their seed only, no order is left: tau has either sign. What
 # alpha tells here is how far a network has been trained, and not which of two equals is the better.
-#
+
+# %% [markdown] tags=["slide"]
 # ### Simpson's paradox
 #
-# A metric can go one way within a family and the other way across families. Four public ResNets
+# A metric can go one way within a family and the other way across families.
+#
+# <!-- not on the slide -->
+#
+# Four public ResNets
 # for CIFAR-10 (Idelbayev): their published errors, and two averages over their layers, as figures
 # of ours from the files that the manifest names (`spectral_table(..., convention="weightwatcher")`).
 
-# %%
+# %% tags=["slide-more"]
 resnets = pd.DataFrame(
     {
         "depth": [20, 32, 44, 56],
@@ -404,13 +450,13 @@ s = spectra.spectrum(weights["2.weight"], name="2.weight")
 ax = plots.plot_esd(s, fit=fits.fit_power_law(s.eigenvalues))
 print(plots.describe(ax))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What would have fooled us
 #
 # **Noise has an alpha too.** The search always returns a number. Here is alpha of matrices of
 # pure Gaussian noise, twice as long as wide, five of each size.
 
-# %%
+# %% tags=["slide-more"]
 sizes = product([(32, 16), (128, 64), (512, 256), (256, 256), (2048, 256)], range(5))
 rows = [measure(noise(N, M, seed), N=N, M=M) for (N, M), seed in sizes]
 chance = pd.DataFrame(rows).groupby(["N", "M"], sort=False)[["alpha", "Hill"]]
@@ -428,11 +474,13 @@ e = spectra.spectrum(noise(32, 16, seed=0)).eigenvalues
 mp = fits.fit_marchenko_pastur(e, N=32, M=16)
 print("\n".join(fits.caveats(fits.fit_power_law(e), mp=mp)))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
+# ### Wrong labels
+#
 # **Does a small alpha mean that the network is good?** Train on labels that were permuted at
 # random: nothing can be learned that helps on the test set.
 
-# %%
+# %% tags=["slide-more"]
 orders = [np.random.default_rng(seed).permutation(len(y)) for seed in range(N_SEEDS)]
 liars = pd.DataFrame(result(seed, labels=y[order]) for seed, order in enumerate(orders))
 print(liars[["alpha", "Hill", "top / edge", "accuracy"]].agg(["mean", "std"]).round(2).to_string())
@@ -444,11 +492,16 @@ print("alpha larger than with true labels, seeds:", larger, "of", N_SEEDS)
 # training has acted on the layer, not that what it learned is true. Its alpha is larger than that
 # of the networks that learned the digits; but many a layer of a good public network has such an
 # alpha, as the next section shows, and no border between right and wrong can be read off it.
-#
+
+# %% [markdown] tags=["slide"]
 # ## A real network
 #
 # The public ResNet-20 of Idelbayev (BSD 2-Clause) has 20 weight matrices, and classifies CIFAR-10
-# with an error of 8.3 %. Its convolutions are 4-D: each of the 3 × 3 positions of the kernel is a
+# with an error of 8.3 %.
+#
+# <!-- not on the slide -->
+#
+# Its convolutions are 4-D: each of the 3 × 3 positions of the kernel is a
 # matrix, and the eigenvalues of the nine are pooled (`conv="slices"`, Martin and Mahoney's
 # rule). If the file can be had neither from the cache nor from the internet nor from a mirror
 # folder (`WSKIT_MIRROR`), the cells below look at our own network instead.
@@ -461,15 +514,63 @@ except WskitError as error:
     resnet = runs[0][1].state_dict()
     print(error)
 layers = features.spectral_table(resnet, conv="slices")
-columns = ["name", "N", "M", "n_eigenvalues", "alpha", "sigma", "ks", "log_spectral_norm"]
-print(layers[columns].round(2).to_string(index=False))
+columns = ["name", "N", "M", "n_eigenvalues", "alpha", "± alpha", "ks", "log_spectral_norm"]
+print(layers.rename(columns={"sigma": "± alpha"})[columns].round(2).to_string(index=False))
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide-more"]
 shown = layers.name[layers.alpha.notna()].iloc[1::5]
 some = spectra.spectra(resnet, names=shown, conv="slices")
 laws = [fits.fit_power_law(s.eigenvalues) for s in some]
 fig, axs = plots.plot_layers_grid(some, fits=laws)
 print(plots.describe(fig))
+
+# %% [markdown] tags=["slide"]
+# ## The paper's claims, and ours
+#
+# What Martin, Mahoney and Peng say, in our words, beside what this page saw. ± is the standard
+# deviation over the seeds; in the last entry, over the six members.
+
+
+# %% tags=["claims", "hide-input", "slide-more"]
+# The paper's claims beside ours (click to open the code)
+kinds = dict(iter(table.groupby("kind")))
+few = chance.get_group((32, 16)).alpha
+hill = {size: spread(rows.Hill) for size, rows in family[family.lr == 0.02].groupby("size")}
+equal = {size: spread(rows.Hill) for size, rows in [(32, small), (128, pd.DataFrame(longer))]}
+tau = {group: spread(rows.tau) for group, rows in taus[taus.metric == "alpha"].groupby("group")}
+
+course.claims(
+    (
+        "an untrained layer follows the Marchenko-Pastur law, a trained one goes beyond its edge",
+        f"largest / edge {spread(kinds['before']['top / edge'])}, then {spread(kinds['trained']['top / edge'])}",
+        N_SEEDS,
+        f"labels at random do it too: {spread(liars['top / edge'])}",
+    ),
+    (
+        "trained layers have a power-law tail, alpha mostly 2 to 6",
+        f"alpha {spread(kinds['trained'].alpha)}",
+        N_SEEDS,
+        f"noise of 32 × 16 has {few.min():.1f} to {few.max():.1f}",
+    ),
+    (
+        "training passes through phases, from random-like to heavy-tailed",
+        f"in that order in {in_order} of {N_SEEDS} runs",
+        N_SEEDS,
+        f"not met: {', '.join(not_met) or 'none'}; thresholds are ours",
+    ),
+    (
+        "smaller batches give heavier tails",
+        f"alpha (Hill) {hill[32]} at 32, {hill[512]} at 512",
+        N_SEEDS,
+        f"with equally many updates {equal[32]} at 32, {equal[128]} at 128",
+    ),
+    (
+        "a smaller alpha goes with a better network",
+        f"tau {tau['over the family']} over a family",
+        N_SEEDS,
+        f"between seeds of one member {tau['within a member']}",
+    ),
+)
 
 # %% [markdown]
 # ## Limits
@@ -481,8 +582,13 @@ print(plots.describe(fig))
 # - "As many updates" was tried at one learning rate and one pair of batch sizes.
 # - The figures of the ResNets of 32 to 56 layers are quoted; only the one of 20 can be computed in
 #   this page, if its file is at hand.
+
+# %% [markdown]
+# ## Exercises
 #
-# ## Exercise 1.1 (10 minutes)
+# Each has a check that says what is wrong and never the answer, a hint, and a solution.
+#
+# ### Exercise 1.1 ★ (10 minutes)
 #
 # Write the exponent yourself: a function of the eigenvalues and $x_{\min}$ that returns the
 # maximum-likelihood alpha of the tail.
@@ -504,6 +610,14 @@ print(exercises.check_power_law_exponent(exponent))
 # taken of?
 #
 # </details>
+#
+# <details><summary>Expected output 1.1</summary>
+#
+# ```text
+# Passed: alpha is the maximum-likelihood estimate.
+# ```
+#
+# </details>
 
 
 # %% tags=["solution"]
@@ -516,7 +630,7 @@ def exponent(eigenvalues, xmin):
 print(exercises.check_power_law_exponent(exponent))
 
 # %% [markdown]
-# ## Exercise 1.2 (5 minutes)
+# ### Exercise 1.2 ★ (5 minutes)
 #
 # Where does chance end? Write a function of $N$, $M$ and $\sigma$ that returns the upper edge of the
 # eigenvalues of $W^\top W$. Then try it: how many eigenvalues of the layers above are beyond it?
@@ -537,6 +651,14 @@ print(exercises.check_marchenko_pastur_edge(edge))
 # The formula above is for $W^\top W / N$. Which factor is missing, and how does a variance enter?
 #
 # </details>
+#
+# <details><summary>Expected output 1.2</summary>
+#
+# ```text
+# Passed: that is where chance ends.
+# ```
+#
+# </details>
 
 
 # %% tags=["solution"]
@@ -548,6 +670,153 @@ def edge(N, M, sigma):
 print(exercises.check_marchenko_pastur_edge(edge))
 
 # %% [markdown]
+# ### Exercise 1.3 ★★ (15 minutes)
+#
+# How large would the largest eigenvalue be by chance? Write `p_value(W, n, seed)`: of the $n + 1$
+# matrices that are $W$ and $n$ shuffled copies of it, the share whose largest eigenvalue is at least
+# that of $W$. The copies have the same entries; everything else about them is chance.
+
+
+# %% tags=["exercise"]
+# Exercise 1.3
+def p_value(W, n, seed):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_p_value(p_value))
+
+# %% [markdown]
+# <details><summary>Hint 1.3</summary>
+#
+# Tutorial 00 moved the rows of a matrix, and its eigenvalues did not notice: a control has to break
+# what it is a control for. `spectra.shuffled(W, seed=...)` moves every entry by itself. Is $W$ one
+# of the matrices that are counted?
+#
+# </details>
+#
+# <details><summary>Expected output 1.3</summary>
+#
+# ```text
+# Passed: small for structure, and of noise anything.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 1.3 (click to open)
+def p_value(W, n, seed):
+    copies = [spectra.shuffled(W, seed=seed + i) for i in range(n)]
+    largest = np.array([spectra.spectrum(V).eigenvalues[-1] for V in (W, *copies)])
+    return (largest >= largest[0]).mean()
+
+
+print(exercises.check_p_value(p_value))
+
+# %% [markdown]
+# ### Exercise 1.4 ★★ (15 minutes)
+#
+# Forge a layer that looks well trained. Write `forge(N, M, alpha, seed)`: a matrix of random numbers
+# whose eigenvalues have a power law of that exponent. Nothing has trained it, and it knows nothing.
+
+
+# %% tags=["exercise"]
+# Exercise 1.4
+def forge(N, M, alpha, seed):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_forge(forge))
+
+# %% [markdown]
+# <details><summary>Hint 1.4</summary>
+#
+# Any eigenvalues can be given to a matrix $U \,\mathrm{diag}(s)\, V^\top$ with $s$ its singular
+# values and columns of $U$ and $V$ at right angles (`np.linalg.qr`). A number with the density
+# $(\alpha - 1)\, x^{-\alpha}$ from 1 on is had from a uniform one by inverting its distribution
+# function; or look up what `Generator.pareto(a)` calls $a$.
+#
+# </details>
+#
+# <details><summary>Expected output 1.4</summary>
+#
+# ```text
+# Passed: asked for 2 and 3, the fit found 2.00 and 2.99, in matrices that no one has trained.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 1.4 (click to open)
+def forge(N, M, alpha, seed):
+    draw = np.random.default_rng(seed)
+    eigenvalues = (1 - draw.random(M)) ** (-1 / (alpha - 1))
+    U, _ = np.linalg.qr(draw.normal(size=(N, M)))
+    V, _ = np.linalg.qr(draw.normal(size=(M, M)))
+    return U * np.sqrt(eigenvalues) @ V.T
+
+
+print(exercises.check_forge(forge))
+
+# %% [markdown]
+# ### Exercise 1.5 ★★★ (open-ended, 20 minutes)
+#
+# How early can one see that a layer is being trained? The `EsdExplorer` below holds one run, from
+# before training on. Move *Step*, compare with the shuffled weights and with the Marchenko-Pastur
+# law, and watch the numbers beside the picture. Which of them moves first, and which stays where it
+# is by chance, whatever the shape of the matrix?
+#
+# **Goal:** a function `tell_trained(W)` that returns True from update 30 on in each of the runs of
+# this page, and never for a layer before training, for shuffled weights, or for matrices of noise,
+# of which the check makes 40 in four shapes. Its answer must not hang on the units of the weights.
+
+# %%
+early = widgets.EsdExplorer({u: {"2.weight": W} for u, W in kept.items()}, step=30)
+early.show_mp = True
+early
+
+
+# %% tags=["exercise"]
+# Exercise 1.5
+def tell_trained(W):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_tell_trained(tell_trained, [kept for kept, _ in runs]))
+
+# %% [markdown]
+# <details><summary>Hint 1.5</summary>
+#
+# Alpha comes late and has false alarms: the section on noise says why. The largest eigenvalue comes
+# early; in which units is it the same for all matrices of chance? They are small, so that it
+# scatters around 1 in these units; how far, says the first figure of this page.
+#
+# </details>
+#
+# <details><summary>Expected output 1.5</summary>
+#
+# ```text
+# Passed: no false alarm in 50 layers of chance, and training is told from update 30 on in all 5 runs.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 1.5 (click to open)
+def tell_trained(W):
+    e, (M, N) = spectra.spectrum(W).eigenvalues, sorted(W.shape)
+    mp = fits.fit_marchenko_pastur(e, N=N, M=M)
+    return bool(e[-1] > 1.2 * mp.lambda_plus)
+
+
+print(exercises.check_tell_trained(tell_trained, [kept for kept, _ in runs]))
+
+# %% [markdown] tags=["slide"]
 # ## Summary
 #
 # - The ESD of an untrained layer follows the Marchenko-Pastur law; a trained layer's has
@@ -558,11 +827,52 @@ print(exercises.check_marchenko_pastur_edge(edge))
 #   fit returns anything.
 # - Smaller batches went with heavier tails, and the effect was gone when the number of updates was
 #   held equal.
+#
+# <!-- not on the slide -->
+#
 # - Alpha ordered networks that had been trained for longer or shorter; it did not order networks
 #   that differ in their seed only. A metric's order can turn round across depths.
 # - Networks trained on random labels show the trace as well: it tells that a layer was trained, not
 #   that the model is right.
+
+# %% [markdown] tags=["slide"]
+# ## For discussion
 #
+# 1. The Marchenko-Pastur law is the null hypothesis of this page. What does it take for granted of
+#    an untrained layer, and which layers that you know would break it before any training?
+# 2. Alpha orders the networks of a family and not those of one member. What would you want to be
+#    shown before you choose, by alpha alone, one of two public models?
+# 3. Exercise 1.4 forges a layer of any alpha. Does that speak against alpha as a measure, or only
+#    against trusting whoever reports it?
+# 4. With equally many updates, the effect of the batch size was gone. Is that a refutation of the
+#    paper, a limit of these networks, or neither? Which experiment would tell?
+
+# %% [markdown] tags=["teacher"]
+# <details><summary>For the teacher</summary>
+#
+# 1. Independent entries of one variance. Broken by orthogonal or low-rank initialisation, by layers
+#    whose inputs have variances of their own, by weight sharing; and convolutions, cut into
+#    slices, are many small matrices. Ask for the control that still holds: shuffling asks less than
+#    Marchenko and Pastur do.
+# 2. That the models differ in training and not in depth, data or recipe; how tau was over models of
+#    that kind, with its spread; and what a dull rival does, such as the norm or the number of
+#    updates. Simpson's paradox belongs here.
+# 3. A measure may be right on what training makes and blind to what it does not. It becomes useless
+#    once it is a goal (someone could train for it, or paste it in). Let them say which other
+#    measurement the forger would fail: any with data.
+# 4. None of the three is settled by this page. "Batch size" changes noise, number of updates and the
+#    best learning rate at once; the paper held epochs equal. A student should propose to vary one
+#    and hold the others, over seeds, in a larger network.
+#
+# Where students go wrong: the $1/N$ of the edge; the exponent of the survival function for that of
+# the density; singular values for eigenvalues; a p-value of 0; and a threshold on alpha in exercise
+# 1.5, which gives false alarms on small matrices. About 45 minutes for the page, 10 minutes for the
+# first two exercises, 15 each for the next two, 20 for the last; the sections on Simpson's paradox
+# and on the real network can be left for reading at home.
+#
+# </details>
+
+# %% [markdown]
 # ## References
 #
 # 1. C. H. Martin and M. W. Mahoney, *Implicit self-regularization in deep neural networks*, JMLR
@@ -581,3 +891,5 @@ print(exercises.check_marchenko_pastur_edge(edge))
 #    of Statistics 3, 1163, 1975, doi:10.1214/aos/1176343247.
 # 7. Y. Idelbayev, *Proper ResNet implementation for CIFAR10/CIFAR100 in PyTorch*,
 #    github.com/akamaster/pytorch_resnet_cifar10.
+#
+# **Next:** [02, predicting accuracy from weights](02_predicting_accuracy.ipynb).

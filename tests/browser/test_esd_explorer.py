@@ -43,7 +43,7 @@ def page(tutorial):
 
 
 def panel(page):
-    return page.locator(".wskit-esd-explorer")
+    return page.locator(".wskit-esd-explorer").first  # the other is an exercise's
 
 
 def description(page):
