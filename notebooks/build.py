@@ -8,8 +8,8 @@ kept, and everything dropped that would differ in a rebuild on the same machine 
 running kernel could show. A NAME is the whole of a name or its beginning (``01``). With
 ``--check`` nothing is run: the cells of each source and notebook must be the same. With ``--text``
 nothing is run either: prose, tags and order of markdown are taken over, outputs stay, and a
-notebook whose code has changed is refused. With ``--time`` the seconds that each took are written
-to ``timings.json``; use it on a quiet machine.
+notebook whose code has changed is refused. With ``--time`` the seconds that each took and the
+memory that its kernel had at most are written to ``timings.json``; use it on a quiet machine.
 
 Two words in prose are filled in: ``{{run_time}}`` from ``timings.json``, and ``{{claims}}`` from
 the outputs of all cells tagged ``claims``, so that no figure is copied by hand.
@@ -35,7 +35,7 @@ import os
 import re
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ MACHINE_BOUND = {
 }
 
 
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 RUN_TIME, CLAIMS = "{{run_time}}", "{{claims}}"
 
 
@@ -117,15 +118,17 @@ def _filled_in(text: str, source: Path) -> str:
     """Put the measured time and the gathered claims where a source asks for them."""
     folder = source.parent.parent
     if RUN_TIME in text:
-        text = text.replace(RUN_TIME, in_words(_timings(folder).get(source.stem, 0.0)))
+        text = text.replace(RUN_TIME, in_words(measured(folder)[source.stem]["seconds"]))
     if CLAIMS in text:
         text = text.replace(CLAIMS, gathered_claims(folder))
     return text
 
 
-def _timings(folder: Path) -> dict[str, float]:
+def measured(folder: Path) -> defaultdict[str, dict[str, float]]:
+    """Return seconds and MiB of each page, as they were recorded; 0 of one that never was."""
     path = folder / "timings.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return defaultdict(lambda: {"seconds": 0.0, "mib": 0.0}, found)
 
 
 def in_words(seconds: float) -> str:
@@ -148,7 +151,7 @@ def gathered_claims(folder: Path) -> str:
     return "\n".join(rows)
 
 
-def build(source: Path, target: Path) -> None:
+def build(source: Path, target: Path) -> float:
     """Execute a source and write it as a notebook, atomically.
 
     Parameters
@@ -158,13 +161,18 @@ def build(source: Path, target: Path) -> None:
     target
         The notebook; its folder is where the kernel runs.
 
+    Returns
+    -------
+    float
+        The memory that the kernel had at most, in MiB.
+
     Raises
     ------
     BuildError
         If the result is not fit to be kept; `target` is then left as it was.
     """
     notebook = read_source(source)
-    _execute(notebook, source.name, target.parent)
+    peak = _execute(notebook, source.name, target.parent)
     _normalise(notebook, source.name)
     nbformat.validate(notebook)
     text = as_text(notebook)
@@ -174,6 +182,7 @@ def build(source: Path, target: Path) -> None:
             f"{MAX_BYTES:,} are allowed: draw fewer or smaller figures"
         )
     _replace(target, text)
+    return peak
 
 
 def take_over_text(source: Path, target: Path) -> None:
@@ -259,7 +268,8 @@ def _cell_ids(cells: Iterable[Any]) -> Iterator[str]:
         yield digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
 
 
-def _execute(notebook: Any, name: str, folder: Path) -> None:
+def _execute(notebook: Any, name: str, folder: Path) -> float:
+    """Run all cells; return the memory that the kernel had at most, in MiB."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
     environment.pop("MPLBACKEND", None)  # the kernel's own, which draws into the notebook
     paths = [str(ROOT), environment.get("PYTHONPATH", "")]
@@ -273,10 +283,12 @@ def _execute(notebook: Any, name: str, folder: Path) -> None:
         coalesce_streams=True,
         store_widget_state=False,
     )
+    notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
     try:
         client.execute(env=environment)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise BuildError(f"{name}: {error}") from error
+    return int(notebook.cells.pop().outputs[0].text) / 2**10  # of KiB, as Linux has it
 
 
 def _normalise(notebook: Any, name: str) -> None:
@@ -354,12 +366,14 @@ def _gathers(source: Path) -> bool:
 
 def _build_and_tell(source: Path, target: Path, *, record: bool) -> None:
     start = time.monotonic()
-    build(source, target)
+    peak = build(source, target)
     seconds = time.monotonic() - start
-    print(f"{target.name}: {seconds:.1f} s, {target.stat().st_size:,} bytes")
+    size = f"{target.stat().st_size:,} bytes"
+    print(f"{target.name}: {seconds:.1f} s, {peak:.0f} MiB of memory, {size}")
     if record:
-        found = _timings(target.parent) | {source.stem: round(seconds, 1)}
-        _replace(target.parent / "timings.json", json.dumps(found, indent=1, sort_keys=True) + "\n")
+        found = {source.stem: {"seconds": round(seconds, 1), "mib": round(peak)}}
+        text = json.dumps(measured(target.parent) | found, indent=1, sort_keys=True)
+        _replace(target.parent / "timings.json", f"{text}\n")
         take_over_text(source, target)  # which says how long it took
 
 

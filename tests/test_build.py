@@ -203,7 +203,7 @@ print("one")
 
 def test_figures_are_filled_in(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
-    (tmp_path / "timings.json").write_text('{"00_start": 171.0}', encoding="utf-8")
+    (tmp_path / "timings.json").write_text('{"00_start": {"seconds": 171.0}}', encoding="utf-8")
     for name, text in (("00_start", GATHERING), ("01_claim", CLAIMING)):
         (tmp_path / "src" / f"{name}.py").write_text(text, encoding="utf-8")
     start, claim = (tmp_path / "src" / f"{name}.py" for name in ("00_start", "01_claim"))

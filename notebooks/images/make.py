@@ -1,11 +1,11 @@
-"""Make the pictures of README.md and of the site's start page, and fill in the table's times.
+"""Make the pictures of README.md and of the site's start page, and fill in what was measured.
 
     python notebooks/images/make.py
 
 ``esd.png`` is drawn by the first snippet of README.md, which is kept in the file, if the public
 ResNet-20 is in the cache, in a mirror folder or can be downloaded. The other pictures are taken,
 byte for byte, from the executed tutorials. How long a tutorial takes to read is in its opening
-table, and how long to run in ``notebooks/timings.json``.
+table; how long to run, and in how much memory, in ``notebooks/timings.json``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ ROOT = HERE.parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from notebooks.build import in_words  # noqa: E402 - of this checkout, whatever is installed
+from notebooks.build import in_words, measured  # noqa: E402 - of this checkout, whatever is installed
 from wskit import WskitError  # noqa: E402
 
 # The tutorial, and what is in the cell that draws it.
@@ -39,7 +38,7 @@ TAKEN = {
 }
 DRAWN = "esd.png"
 BADGES = {"binder.svg": ("Open in Binder", "#a64c00"), "colab.svg": ("Open in Colab", "#1f5fa8")}
-README = ROOT / "README.md"
+README, TEACHING = ROOT / "README.md", ROOT / "notebooks" / "TEACHING.md"
 ROW = re.compile(
     r"^(\| \[.*?\]\(notebooks/(\d\d_\w+)\.ipynb\) \| .*?) \| .*? \| .*? \|$", re.MULTILINE
 )
@@ -53,16 +52,29 @@ def snippets() -> list[str]:
 
 def with_times(text: str) -> str:
     """Return README.md's text with the times that the tutorials take in its table."""
-    timings = json.loads((ROOT / "notebooks" / "timings.json").read_text(encoding="utf-8"))
+    timings = measured(ROOT / "notebooks")
 
     def row(match: re.Match[str]) -> str:
         head, name = match.groups()
         first = _read(name).cells[0].source
         reading = re.search(r"\*\*Time[^|]*\| (\d+ minutes)", first)
         assert reading is not None, f"{name} does not say how long it takes to read"
-        return f"{head} | {reading[1]} | {in_words(timings[name])} |"
+        return f"{head} | {reading[1]} | {in_words(timings[name]['seconds'])} |"
 
     return ROW.sub(row, text)
+
+
+def with_measures(text: str) -> str:
+    """Return TEACHING.md's text with the time and the memory that each tutorial takes."""
+    found = sorted(measured(ROOT / "notebooks").items())
+    rows = [
+        f"| [{name}]({name}.ipynb) | {page['seconds']:.0f} | {page['mib']:.0f} |"
+        for name, page in found
+    ]
+    table = "\n".join(["| | seconds | MiB |", "|---|---|---|", *rows])
+    text = re.sub(r"(?<=<!-- measured -->\n).*", f"\n{table}\n", text, flags=re.DOTALL)
+    peak = max(page["mib"] for _, page in found)
+    return re.sub(r"up to \S+ MiB", f"up to {peak:.0f} MiB", text)
 
 
 def badge(name: str) -> bytes:
@@ -122,6 +134,7 @@ def make() -> Iterator[str]:
     files = {HERE / name: taken(name) for name in TAKEN}
     files |= {HERE / name: badge(name) for name in BADGES}
     files[README] = with_times(README.read_text(encoding="utf-8")).encode()
+    files[TEACHING] = with_measures(TEACHING.read_text(encoding="utf-8")).encode()
     for path, content in files.items():
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)
