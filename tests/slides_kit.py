@@ -27,6 +27,7 @@ def _cells() -> list[Any]:
     figure = nbformat.v4.new_output(
         "display_data", {"image/png": png(640, 400), "text/plain": "<Figure size 640x400>"}
     )
+    alone = nbformat.v4.new_output("stream", name="stdout", text="alpha 3.00\n")
     panel = nbformat.v4.new_output(
         "execute_result", {"image/png": png(300, 200), "text/plain": "A panel: layer 'a'"}
     )
@@ -47,6 +48,7 @@ def _cells() -> list[Any]:
         _tagged(code("panel", outputs=[panel]), "slide", "show-input"),
         _tagged(code("# Solution 1.1 (click to open)\nnot_for_the_room()"), "solution"),
         _tagged(code("claims()", outputs=[table]), "slide-more", "claims"),
+        _tagged(code("print(alpha)", outputs=[alone]), "slide-more"),
         _tagged(text("## For discussion\n\n1. Why?"), "slide"),
         _tagged(text(ANSWER), "teacher"),
     ]

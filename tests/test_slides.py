@@ -64,6 +64,8 @@ def test_a_picture_s_description_is_its_text(slides: list[Any]) -> None:
     assert "--natural: 400px" in figure["style"]
     assert panel["alt"] == "A panel: layer 'a'"
     assert slides[1].select_one("pre").get_text().strip() == "alpha 2.50"
+    assert not slides[1].select("pre.large"), "a picture needs the room"
+    assert slides[2].select_one("pre.large").get_text() == "alpha 3.00"
     assert slides[2].select_one("td").get_text() == "heavier"
 
 

@@ -16,7 +16,7 @@ FAULTS = """() => {
             (part.innerText || part.alt || '').slice(0, 40)}`;
         if (box.width === 0) continue;
         if (box.bottom > frame.bottom - 20) found.push(`${what}: ends at ${box.bottom} of 700`);
-        if (box.right > frame.right - 20 || part.scrollWidth > part.clientWidth + 1 && part.tagName
+        if (box.right > frame.right - 15 || part.scrollWidth > part.clientWidth + 1 && part.tagName
             === 'PRE') found.push(`${what}: ${Math.max(box.right, part.scrollWidth)} of 960 wide`);
         if (parseFloat(getComputedStyle(part).fontSize) < 17.5 && !part.querySelector('*'))
             found.push(`${what}: ${getComputedStyle(part).fontSize}`);

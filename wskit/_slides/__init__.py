@@ -142,8 +142,10 @@ def _fit_for_a_slide(output: Any, cell: Any) -> bool:
         output.metadata.height = int.from_bytes(head[20:24], "big")
         output.metadata.alt = course.picture_text(cell, output)
     elif output.output_type == "stream":
-        output.text = course.without_descriptions(output.text)
-        return bool(output.text.strip())
+        output.text = course.without_descriptions(output.text).strip("\n")
+        lines, alone = output.text.splitlines(), len(cell.outputs) == 1
+        output.large = alone and len(lines) <= 10 and max(map(len, lines), default=0) <= 66
+        return bool(output.text)
     return True
 
 
