@@ -342,8 +342,9 @@ print("guessing gives 0.10")
 # %% [markdown]
 # ## Glossary
 #
-# One symbol means one thing in all tutorials. Letters that a formula needs for itself alone, such
-# as counts, are explained beside it.
+# One symbol means one thing in all tutorials. A letter that one formula needs for itself alone is
+# explained beside it. In code, `alphas` of `landscape` are places on a line between two networks,
+# and never the exponent $\alpha$.
 #
 # | symbol | in code | meaning | first met in |
 # |---|---|---|---|
@@ -363,11 +364,18 @@ print("guessing gives 0.10")
 # | $\lambda_-$, $\lambda_+$ | `lambda_plus` | the edges of the Marchenko-Pastur law | [01](01_esd.ipynb) |
 # | $\alpha$ | `alpha` | the exponent of a power law, $p(\lambda) \propto \lambda^{-\alpha}$ | [01](01_esd.ipynb) |
 # | $x_{\min}$ | `xmin` | where the tail begins, in units of $\lambda$ | [01](01_esd.ipynb) |
+# | $n$, $k$ | `n_tail` | how many there are of what the sentence names; in 01, of eigenvalues in the tail | [01](01_esd.ipynb) |
+# | $F(\lambda)$, $S(\lambda)$ | `F`, `S` | the distribution functions of a law and of the tail | [01](01_esd.ipynb) |
 # | $D$ | `ks` | the Kolmogorov-Smirnov (KS) distance of a law and the data | [01](01_esd.ipynb) |
 # | $\tau$ | `tau` | Kendall's rank correlation: 1 if two orders agree, -1 if they are opposite | [01](01_esd.ipynb) |
+# | $a$ | `test_accuracy` | the accuracy of a network | [02](02_predicting_accuracy.ipynb) |
+# | $\beta$ | `coef_` | the weights of a linear model of features | [02](02_predicting_accuracy.ipynb) |
 # | $R^2$ | `r2` | the share of the variance that a prediction explains, on networks that it has not seen | [02](02_predicting_accuracy.ipynb) |
 # | $\rho$ | `weight_correlation` | the mean absolute cosine between the neurons of a layer | [02](02_predicting_accuracy.ipynb) |
 # | $w_0$ | `base` | the weights that a fine-tune began with; $w - w_0$ is its update, or task vector | [03](03_knowledge_regions.ipynb) |
+# | $H$, $Y$, $B$ | | the outputs of a body, the labels, and the linear probe that is fitted between them | [03](03_knowledge_regions.ipynb) |
+# | $\gamma$ | `decay` | the share of an exponential moving average (EMA) that is kept at a step | [04](04_swa.ipynb) |
+# | $\eta$, $h$ | `rate`, `h` | the learning rate; the curvature of a bowl | [04](04_swa.ipynb) |
 # | $\bar w$ | `average`, `mean` | a mean of several $w$: of one run (SWA), of an average that forgets (EMA), of many fine-tunes (a soup) | [04](04_swa.ipynb) |
 #
 # | panel | what it is for | first met in |
