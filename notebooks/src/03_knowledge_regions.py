@@ -1,18 +1,22 @@
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # # 03. Knowledge is a region
 #
 # **By the end you will have fine-tuned a hundred copies of one small network on twenty data sets and
 # shown that what they have learned can be read off where they went:** copies that learned the same
 # task leave in the same direction, and the mean of their weights is a better place to start learning
-# that task from than the network that all of them came from. You will also have seen when this
-# picture changes, and that networks from different starting points share no region until the order
+# that task from than the network that all of them came from.
+#
+# <!-- not on the slide -->
+#
+# You will also have seen when this picture changes, and that networks from different starting points share no region until the order
 # of their neurons is matched.
 #
 # | | |
 # |---|---|
 # | **You will be able to** | measure distances and angles between networks; cluster them; evaluate a network anywhere between, beyond and around others; start from a centroid; match the neurons of two networks |
 # | **You should know** | [tutorial 00](00_start_here.ipynb); linear regression; what clustering does |
-# | **Time** | 75 minutes to read and do, two to four minutes to run on two CPU cores |
+# | **Time to read** | 110 minutes, exercises included |
+# | **Time to run** | about {{run_time}} on two CPU cores, measured |
 # | **Downloads** | none |
 
 # %% tags=["setup"]
@@ -26,20 +30,21 @@ from sklearn import cluster, metrics
 from torch import nn
 from torch.nn import functional
 
-from wskit import data, exercises, geometry, landscape, plots, widgets, zoo
+from wskit import course, data, exercises, geometry, landscape, plots, widgets, zoo
 
 plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
 N_BASES, N_SEEDS = 5, 5  # the size knobs: networks to begin with, fine-tunes of each data set
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The question
 #
 # Gueta et al. (2023) fine-tuned one pretrained language model on many data sets and found that the
 # fine-tuned models cluster in weight space: those of one data set most tightly, those of one task
 # in a wider region. Inside of a region, between its models, other good models are found. Is
 # knowledge, then, a place?
-#
+
+# %% [markdown] tags=["slide"]
 # ## Twenty data sets and one base
 #
 # Scikit-learn's digits serve for five tasks, and each task in four versions, turned by a few degrees
@@ -67,7 +72,7 @@ def dataset(task, degrees):
     return replace(digits, **x, **y)
 
 
-# %%
+# %% tags=["slide-more"]
 fig, axs = plt.subplots(1, 4, figsize=(6, 1.8))
 for ax, degrees in zip(axs, (0, 9, 18, 27), strict=True):
     ax.imshow(turn(digits.train_x[:1], degrees)[0, 0], cmap="gray_r")
@@ -130,7 +135,8 @@ print(records.groupby("task", sort=False).test_accuracy.agg(["mean", "std"]).rou
 # %% [markdown]
 # **Predict first.** Where will the hundred copies land: all over, in five groups, in four, or in
 # twenty?
-#
+
+# %% [markdown] tags=["slide"]
 # ## Directions
 #
 # What a fine-tune has learned is its **update** $w - w_0$, the difference to the base, of the body
@@ -149,7 +155,7 @@ u, v = (torch.cat([(w[n] - bases[0][n]).flatten() for n in bases[0]]) for w in (
 by_hand = (u @ v / u.norm() / v.norm()).item()
 print("equal to the helper:", np.isclose(by_hand, distances[0].cosine()[0, 1], atol=1e-5))
 
-# %% tags=["approximate"]
+# %% tags=["approximate", "slide-more"]
 task, version = (tuned[0].records[key].to_numpy() for key in ("task", "version"))
 same_task, same_version = task[:, None] == task, version[:, None] == version
 groups = {"same data set": same_task & same_version & ~np.eye(len(task), dtype=bool)}
@@ -161,7 +167,8 @@ print(pd.DataFrame(rows).agg(["mean", "std"]).T.round(3).to_string())
 # %% [markdown]
 # Copies that learned the same data set are the most alike, those of the same task less, and others
 # the least. Yet the cosines are small: in thousands of dimensions, a cosine of 0.2 is a lot.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Clusters
 #
 # Does a clustering find the tasks without being told? Scikit-learn's, on updates of length 1: Ward's,
@@ -189,7 +196,7 @@ rows = [row for distance in distances for row in clusters(distance, "small")]
 recovered = pd.DataFrame(rows, columns=["shift", "truth", "method", "ARI"])
 print(recovered.groupby(["truth", "method"], sort=False).ARI.agg(["mean", "std"]).round(2))
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide-more"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 4.5))
 plots.plot_distance_matrix(distances[0].cosine(), groups=task, measure="cosine", ax=axs[0])
 seen = geometry.project_updates(distances[0])
@@ -201,13 +208,17 @@ print(plots.describe(fig))
 # a Cholesky factor of the cosines, whose rows have the same angles as the updates. The map shows two
 # of a hundred directions: one leads from the tasks of two classes to that of ten, the other spreads
 # the rest, and the star is the base that all have left.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Between, beyond, around
 #
 # What is a body worth by itself? A linear **probe**, fitted in closed form to the body's outputs $H$
 # and the labels $Y$, $B = (H^\top H + I)^{-1} H^\top Y$, replaces the head; its squared error on test
-# images is the loss, as if the data set were new to the body. As a function of stacked weights, so
-# that many bodies are evaluated at once:
+# images is the loss, as if the data set were new to the body.
+#
+# <!-- not on the slide -->
+#
+# As a function of stacked weights, so that many bodies are evaluated at once:
 
 
 # %%
@@ -243,7 +254,7 @@ evaluate, alphas = probe(dataset("hole", 0)), np.linspace(-2, 3, 26)
 paths = {name: landscape.loss_path(evaluate, a, end, alphas=alphas) for name, end in ends.items()}
 print({name: f"barrier {landscape.barrier(path):.2f}" for name, path in paths.items()})
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide-more"]
 fig, ax = plt.subplots()
 for name, path in paths.items():
     plots.plot_loss_path(path, label=name, ax=ax)
@@ -251,11 +262,15 @@ ax.set_ylabel("squared error of the probe")
 print(plots.describe(ax))
 
 # %% [markdown]
-# There is no hill between the two models of one data set. Now for all data sets and bases, the
-# groups of the paper: the fine-tunes themselves (*edge*), random points of their convex hull
-# (*inside*), points beyond them on the lines through two of them (*outside*), and a control, points
-# as far from the base as those inside, in *random* directions. How often is a point of one group
-# better than one of another?
+# There is no hill between the two models of one data set.
+
+# %% [markdown] tags=["slide"]
+# ### Inside, at the edge, outside
+#
+# Now for all data sets and bases, the groups of the paper: the fine-tunes themselves (*edge*),
+# random points of their convex hull (*inside*), points beyond them on the lines through two of them
+# (*outside*), and a control, points as far from the base as those inside, in *random* directions.
+# How often is a point of one group better than one of another?
 
 
 # %%
@@ -266,7 +281,7 @@ def better(base, region, part):
     return {y: landscape.probability_of_better(loss["inside"], loss[y]) for y in rivals}
 
 
-# %% tags=["approximate"]
+# %% tags=["approximate", "slide-more"]
 pairs = [(base, models, t) for base, models in zip(bases, tuned, strict=True) for t in TASKS]
 rows = [better(b, bodies(m, (task == t) & (version == 0)), dataset(t, 0)) for b, m, t in pairs]
 inside = pd.DataFrame(rows)
@@ -276,13 +291,17 @@ print(inside.agg(["mean", "std"]).T.rename("inside better than {}".format).round
 # In a random direction at the same distance, a body is nearly always worse than inside of the region.
 # But the inside is **not** better than its edge here, as the paper found it, and the outside is no
 # cliff: as often as not it is the better place.
-#
+
+# %% [markdown] tags=["slide"]
 # ## The centroid as a start
 #
 # The paper's most useful claim: the mean of all fine-tunes is a better start than the base, for data
-# that none of them has seen. With 20 labelled images of a data set, how good is a probe on the body
-# of the base, of one other fine-tune, of the mean of all others, of the mean of those of other
-# *tasks* only, and of the mean of the same task in other versions?
+# that none of them has seen. With 20 labelled images of a data set, how good is a probe?
+#
+# <!-- not on the slide -->
+#
+# It is measured on the body of the base, of one other fine-tune, of the mean of all others, of the
+# mean of those of other *tasks* only, and of the mean of the same task in other versions.
 
 
 # %%
@@ -309,7 +328,7 @@ for base, models in zip(bases, tuned, strict=True):
         right = [probe(part, few[:20])(stack)["accuracy"] for few in draws]
         rows.append(dict(zip(names, torch.stack(right).mean(0).tolist(), strict=True)))
 
-# %% tags=["approximate"]
+# %% tags=["approximate", "slide-more"]
 right = pd.DataFrame(rows)
 gain = right.drop(columns="base").sub(right.base, axis=0)
 print(f"Accuracy of the base {right.base.mean():.3f}; gains, and the share of data sets won:")
@@ -319,7 +338,8 @@ print(gain.agg(["mean", "std"]).T.assign(won=(gain > 0).mean()).round(3).to_stri
 # Every mean beats the base on most data sets, and the mean of the same task in *other* versions on
 # nearly all: what was learned on images that were turned by other angles is there, in the weights,
 # before a single image of this version is seen.
-#
+
+# %% [markdown] tags=["slide"]
 # ## No region without a common start
 #
 # All of this was about copies of one base. Two networks that were initialised anew share nothing that
@@ -341,9 +361,10 @@ for i in range(N_BASES):
     middle = [path.accuracies[len(path.alphas) // 2] for path in (before, after)]
     rows.append([before.accuracies[0], *middle, *map(landscape.barrier, (before, after))])
 columns = ["accuracy", "half-way", "half-way, matched", "barrier", "barrier, matched"]
-print(pd.DataFrame(rows, columns=columns).agg(["mean", "std"]).T.round(2).to_string())
+matching = pd.DataFrame(rows, columns=columns)
+print(matching.agg(["mean", "std"]).T.round(2).to_string())
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide-more"]
 fig, ax = plt.subplots()
 for name, path in {"as trained": before, "neurons matched": after}.items():
     plots.plot_loss_path(path, label=name, ax=ax)
@@ -353,13 +374,14 @@ print(plots.describe(ax))
 # Half of the way between two such networks the accuracy is far below that of either; after matching,
 # nearly all of it is back. Much of what seemed to be another place was the same place under another
 # name.
-#
+
+# %% [markdown] tags=["slide"]
 # ## What would have fooled us
 #
 # **Is it the task?** It was, because the versions were nearly the same. Now the same experiment with
 # versions turned by 0, 90, 180 and 270 degrees:
 
-# %% tags=["approximate"]
+# %% tags=["approximate", "slide-more"]
 far = [fine_tune(base, shift=1.0) for base in bases]
 measured = [measure(base, models) for base, models in zip(bases, far, strict=True)]
 rows = [row for distance in measured for row in clusters(distance, "large")]
@@ -371,11 +393,14 @@ print(recovered.pivot_table(index="truth", columns=["method", "shift"], values="
 # images upside down is that they are upside down. "Models of a task share a region" holds where the
 # data of the task are alike; the paper's families of Twitter texts, which it failed to cluster, may
 # say the same.
+
+# %% [markdown] tags=["slide"]
+# ### Where fine-tunes overfit
 #
 # **Is the inside better than the edge?** Not above. Now fine-tunes that overfit: 100 images only,
-# and four times as many updates.
+# and three times as many updates.
 
-# %% tags=["approximate"]
+# %% tags=["approximate", "slide-more"]
 over = [fine_tune(base, versions=1, images=100, n_updates=300) for base in bases]
 pairs = [(base, models, t) for base, models in zip(bases, over, strict=True) for t in TASKS]
 rows = [better(b, bodies(m, m.records.task == t), dataset(t, 0)) for b, m, t in pairs]
@@ -390,44 +415,91 @@ print(overfitted.agg(["mean", "std"]).T.rename("inside better than {}".format).r
 # ## Look around
 #
 # Choose three models, and walk on the plane through them: inside of their triangle, over its edges,
-# far outside. **A goal:** find a place outside of the triangle that is better than all three corners.
+# far outside. The panel shows the mean loss over the five tasks, on every second test image; the
+# other half is kept for an exercise.
 
 
 # %%
-probes = {t: probe(dataset(t, 0)) for t in TASKS}
+def on_all_tasks(half):
+    def halved(part):
+        return replace(part, test_x=part.test_x[half::2], test_y=part.test_y[half::2])
+
+    probes = {t: probe(halved(dataset(t, 0))) for t in TASKS}
+
+    def evaluate(weights):
+        found = {t: measured(weights) for t, measured in probes.items()}
+        loss = torch.stack([numbers["loss"] for numbers in found.values()]).mean(0)
+        return {"loss": loss} | {t: numbers["accuracy"] for t, numbers in found.items()}
+
+    return evaluate
 
 
-def on_all_tasks(weights):
-    found = {t: evaluate(weights) for t, evaluate in probes.items()}
-    loss = torch.stack([numbers["loss"] for numbers in found.values()]).mean(0)
-    return {"loss": loss} | {t: numbers["accuracy"] for t, numbers in found.items()}
-
-
+# %%
+shown, hidden = on_all_tasks(0), on_all_tasks(1)
 names = [f"{t} {i % N_SEEDS}" for i, t in enumerate(task[version == 0])]
 places = pd.DataFrame(seen.coordinates - seen.base, columns=["x", "y"]).assign(task=task)
 
 # %% tags=["nbval-ignore-output"]
 corners = dict(zip(names, bodies(tuned[0], version == 0), strict=True))
-explorer = widgets.RegionExplorer(corners, on_all_tasks, base=bases[0], map=places[version == 0])
+explorer = widgets.RegionExplorer(corners, shown, base=bases[0], map=places[version == 0])
 explorer.first, explorer.second, explorer.third = "digit 0", "hole 0", "prime 0"
 explorer.wait()
 explorer
 
-# %% [markdown]
-# ## The paper's table, and ours
+# %% [markdown] tags=["slide"]
+# ## The paper's claims, and ours
 #
-# The paper's figures are of RoBERTa and 36 sets of texts, as far as they could be had: accuracy of the
-# clusters, not ARI.
+# Claims of Gueta et al. (2023) and, the last one, of Ainsworth et al. (2022), in our words, beside
+# what this page saw. ± is the standard deviation over the five bases.
+#
+# <!-- not on the slide -->
+#
+# The figures of Gueta et al. are of RoBERTa and 36 sets of texts, as far as they could be had: the
+# accuracy of the clusters, not ARI.
 
-# %% tags=["approximate"]
-ward = recovered[recovered.method == "Ward"].groupby(["shift", "truth"]).ARI.mean()
-lines = {"same data set clusters": ("98 % right", f"ARI {ward['small', 'data set']:.2f}")}
-lines["same task clusters"] = "90 % right", f"ARI {ward['small', 'task']:.2f}"
-lines["mean as a start, full data, points"] = "+4.0", "not tried"
-lines["mean as a start, few shots, points"] = "+10.7", f"+{100 * gain.mean().iloc[2]:.1f}"
-lines["inside better than the edge"] = "0.88", f"{inside.edge.mean():.2f}"
-lines["the same, overfitted"] = "", f"{overfitted.edge.mean():.2f}"
-print(pd.DataFrame(lines, index=["paper", "here"]).T.to_string())
+# %% tags=["claims", "hide-input", "approximate", "slide-more"]
+# The paper's claims beside ours (click to open the code)
+
+
+def spread(values, digits=2):
+    of_a_base = np.asarray(values).reshape(N_BASES, -1).mean(axis=1)
+    return f"{of_a_base.mean():.{digits}f} ± {of_a_base.std(ddof=1):.{digits}f}"
+
+
+chosen = recovered[recovered.method == "Ward"].groupby(["shift", "truth"]).ARI
+ari = {key: spread(values) for key, values in chosen}
+course.claims(
+    (
+        "models fine-tuned on one data set cluster: 98 % right",
+        f"ARI {ari['small', 'data set']}",
+        N_BASES,
+        f"only where data sets differ: turned by 90 degrees and more, ARI {ari['large', 'data set']}",
+    ),
+    (
+        "so do models of one task, in a wider region: 90 % right",
+        f"ARI {ari['small', 'task']}",
+        N_BASES,
+        f"ARI {ari['large', 'task']} with versions turned by 90 degrees and more",
+    ),
+    (
+        "the inside of a region is better than its edge: in a share of 0.88",
+        f"in a share of {spread(inside.edge)}",
+        N_BASES,
+        f"it is {spread(overfitted.edge)} where the fine-tunes overfit",
+    ),
+    (
+        "the mean of fine-tunes is a better start than the base: by 10.7 points with few examples",
+        f"accuracy larger by {spread(gain['mean of all others'], 3)}, with 20 images",
+        N_BASES,
+        "full data, where the paper has 4.0 points, were not tried",
+    ),
+    (
+        "neurons in another order are all that keeps two networks of different starts apart",
+        f"barrier {spread(matching['barrier'])} nats, matched {spread(matching['barrier, matched'])}",
+        N_BASES,
+        "it does not vanish: layers of 128 neurons, and the paper's are wider",
+    ),
+)
 
 # %% [markdown]
 # ## Limits
@@ -435,12 +507,18 @@ print(pd.DataFrame(lines, index=["paper", "here"]).T.to_string())
 # - One small network and one set of images; five bases that differ in their seed only, fine-tuned on
 #   the same data sets. The spread over data sets is larger than that over bases.
 # - The loss of a body is that of a linear probe; with the fine-tunes' own heads it would be another.
-# - "Outside" is one length beyond the models; further out there is an edge, which exercise 3.2 seeks.
+# - "Outside" is one length beyond the models; further out there is an edge, which exercise 3.4 seeks.
 # - The large shift and the overfitting were tried at one setting each.
 # - Networks of one base and data set were counted as one region. Juneja et al. (2023) found
 #   fine-tunes of one task in regions that are not connected, which did not happen here.
+
+# %% [markdown]
+# ## Exercises
 #
-# ## Exercise 3.1 (10 minutes)
+# Each is checked by the cell under it, which says what is wrong and never what is right.
+
+# %% [markdown]
+# ### Exercise 3.1 ★ (10 minutes)
 #
 # Write the cosine of two updates: a function of two sets of weights and their base, each a dict of
 # tensors.
@@ -462,6 +540,14 @@ print(exercises.check_update_cosine(update_cosine))
 # anything is divided.
 #
 # </details>
+#
+# <details><summary>Expected output 3.1</summary>
+#
+# ```text
+# Passed: the updates are compared, as two vectors.
+# ```
+#
+# </details>
 
 
 # %% tags=["solution"]
@@ -474,16 +560,108 @@ def update_cosine(a, b, base):
 print(exercises.check_update_cosine(update_cosine))
 
 # %% [markdown]
-# ## Exercise 3.2, a game
+# ### Exercise 3.2 ★★ (15 minutes)
 #
-# You stand inside of a region and look in one direction. `loss(alpha)` tells the loss at a distance
-# alpha, and every question counts. Where does the loss rise over `level`? Return the edge to within
-# 1 %. The edge may be at 0.3 or at 200. **The goal:** at most 12 questions on average, over edges
-# that you do not know; under 6 is very good.
+# Read off an update what it has learned. Your function gets the update of a fine-tune as a vector,
+# those of other fine-tunes as the rows of an array, and their tasks; it returns a task. None of the
+# others has seen the same data set, only other versions of the task. Nine of ten must be right.
+
+# %%
+stacked = [(tuned[0].weights[n] - bases[0][n]).flatten(1) for n in bases[0]]
+updates = torch.cat(stacked, dim=1).numpy()
 
 
 # %% tags=["exercise"]
 # Exercise 3.2
+def read_task(update, others, tasks):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_read_task(read_task, updates, task, version))
+
+# %% [markdown]
+# <details><summary>Hint 3.2</summary>
+#
+# Where is the middle of what one task's updates have in common? Ten classes move a network farther
+# than two: what must not count in the comparison?
+#
+# </details>
+#
+# <details><summary>Expected output 3.2</summary>
+#
+# ```text
+# Passed: a share of 0.97 is right, each on a data set that no other has seen.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution", "approximate"]
+# Solution 3.2 (click to open)
+def read_task(update, others, tasks):
+    means = {name: others[tasks == name].mean(axis=0) for name in np.unique(tasks)}
+    return max(means, key=lambda name: means[name] @ update / np.linalg.norm(means[name]))
+
+
+print(exercises.check_read_task(read_task, updates, task, version))
+
+# %% [markdown]
+# ### Exercise 3.3 ★★ (15 minutes)
+#
+# Match the neurons of one layer. Row $i$ of `A` holds the weights into neuron $i$ of one network,
+# those of `B` are another's. Return the order with the least squared distance of `B[order]` to
+# `A`. Each row of `B` is taken once. (`scipy.optimize.linear_sum_assignment` is the tool, if you
+# give it the right table.)
+
+
+# %% tags=["exercise"]
+# Exercise 3.3
+def match_neurons(A, B):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_match_neurons(match_neurons))
+
+# %% [markdown]
+# <details><summary>Hint 3.3</summary>
+#
+# What does it cost to put row $j$ of `B` at place $i$? Write out the squared distance of two rows:
+# which of its parts depends on who is paired with whom?
+#
+# </details>
+#
+# <details><summary>Expected output 3.3</summary>
+#
+# ```text
+# Passed: no other order is nearer.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 3.3 (click to open)
+def match_neurons(A, B):
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(A @ B.T, maximize=True)[1]
+
+
+print(exercises.check_match_neurons(match_neurons))
+
+# %% [markdown]
+# ### Exercise 3.4 ★★★ (15 minutes)
+#
+# A game. You stand inside of a region and look in one direction. `loss(alpha)` tells the loss at a
+# distance alpha, and every question counts. Where does the loss rise over `level`? Return the edge to
+# within 1 %. It may be at 0.3 or at 200. At most 12 questions on average, over edges that you do not
+# know; under 6 is very good.
+
+
+# %% tags=["exercise"]
+# Exercise 3.4
 def find_edge(loss, level):
     raise NotImplementedError("write me")
 
@@ -492,16 +670,24 @@ def find_edge(loss, level):
 print(exercises.check_find_edge(find_edge))
 
 # %% [markdown]
-# <details><summary>Hint 3.2</summary>
+# <details><summary>Hint 3.4</summary>
 #
 # First find any place that is outside; distances of all sizes are possible, so do not walk in equal
 # steps. Then halve what is left. A better guess than the middle needs an idea of the loss's shape.
 #
 # </details>
+#
+# <details><summary>Expected output 3.4</summary>
+#
+# ```text
+# Passed: all edges are right, with 10.7 questions on average, 13 at most.
+# ```
+#
+# </details>
 
 
 # %% tags=["solution"]
-# Solution 3.2 (click to open)
+# Solution 3.4 (click to open)
 def find_edge(loss, level):
     low, high = 0.0, 1.0
     while loss(high) < level:
@@ -515,6 +701,58 @@ def find_edge(loss, level):
 print(exercises.check_find_edge(find_edge))
 
 # %% [markdown]
+# ### Exercise 3.5 ★★★ (open-ended, 20 minutes)
+#
+# Is a region's best place inside of it? Explore with the `RegionExplorer` above: choose three models,
+# walk out of their triangle, watch the loss. In which direction does it fall, and for which corners?
+# When you have found a place, return the three names and their shares, which sum to 1:
+# `{"digit 0": ..., "hole 0": ..., "prime 0": ...}`.
+#
+# What holds for one base may be chance. The check goes to the same place, with the models of the same
+# names, in the regions of all five bases, and measures on the other half of the test images.
+#
+# **Goal:** a place outside of the triangle whose loss is below that of all three corners, on average
+# and in four of five regions.
+
+# %%
+regions = [dict(zip(names, bodies(models, version == 0), strict=True)) for models in tuned]
+
+
+# %% tags=["exercise"]
+# Exercise 3.5
+def place():
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_place(place, regions, hidden))
+
+# %% [markdown]
+# <details><summary>Hint 3.5</summary>
+#
+# Which tasks leave a body that is good for the others as well? A negative share goes away from a
+# model: from which would you go away? Small steps are lost in the noise of 180 images.
+#
+# </details>
+#
+# <details><summary>Expected output 3.5</summary>
+#
+# ```text
+# Passed: a loss of 0.125 beside 0.141 of the best corners, and lower in a share of 1.00 of 5 regions.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution", "approximate"]
+# Solution 3.5 (click to open)
+def place():
+    return {"digit 2": 1.5, "hole 0": 0.5, "odd 0": -1.0}
+
+
+print(exercises.check_place(place, regions, hidden))
+
+# %% [markdown] tags=["slide"]
 # ## Summary
 #
 # - The update of a fine-tuned network tells what it learned: updates of one data set are the most
@@ -522,11 +760,56 @@ print(exercises.check_find_edge(find_edge))
 # - It finds versions in their place when these differ more than the tasks do.
 # - Inside of a region networks are better than at the same distance in a random direction. Better than
 #   the region's own edge they are only where the fine-tunes overfit. No cliff was met nearby.
-# - The mean of the other fine-tunes is a better start than the base, on most data sets; that of the
-#   same task in other versions on nearly all.
+# - The mean of the other fine-tunes is a better start than the base; that of the same task in other
+#   versions is on nearly all data sets.
 # - Networks from two initialisations share no region as they are. With their neurons matched, nearly
-#   all of the accuracy is kept half-way.
+#   all accuracy is kept half-way.
+
+# %% [markdown] tags=["slide"]
+# ## For discussion
 #
+# 1. With large turns the copies cluster by version. Is a region one of a task, of images, or of
+#    something else? Which experiment would tell?
+# 2. Updates of nothing in common still have a cosine of 0.14. Where does it come from, and what is a
+#    fair level of chance?
+# 3. The paper finds the inside better than the edge, this page does not, unless the copies overfit.
+#    Can both be right?
+# 4. Who publishes fine-tuned weights publishes what they were tuned on, as exercise 3.2 reads it.
+#    Whom does it concern?
+# 5. After matching, two networks of different starts share a region. Is a region a matter of the
+#    weights or of the function?
+
+# %% [markdown] tags=["teacher"]
+# <details><summary>For the teacher</summary>
+#
+# 1. Of whatever changes the gradients most. Cross both: the same images with permuted labels (new
+#    task, old images), and new images with the old labels; then compare the two cosines. The page's
+#    two shifts are two points of that experiment.
+# 2. All copies leave the same base with the same optimiser, and first do what every task asks for
+#    (here, to classify instead of to fill in pixels). Random directions, whose cosine is near
+#    $1/\sqrt{8320}$, are too easy a control; updates on permuted labels or on another modality are
+#    a fairer one.
+# 3. Yes. Averages undo what copies got wrong independently: much where they overfit (few examples, a
+#    large model, as in the paper), little where they do not. One reports how far the training went.
+# 4. Those whose data are private; those who check a licence; those who want to know whether a model
+#    was tuned on the test set. Hiding it costs something: noise on the weights, mixing with others.
+# 5. As trained, of the weights: neurons in another order are far away and the same function. Modulo
+#    such symmetries it is nearer to the function, but two networks of one function need not be
+#    connected then either, and the barrier that is left here is not zero.
+#
+# **Where students go wrong.** They compare weights and not updates, so that all cosines are near 1
+# (exercise 3.1 says so); they let the longest update win (3.2); they match neurons one by one, or
+# forget that the next layer's inputs move along (3.3 is one layer only); they take the best of many
+# places on one base for a finding, which the check of 3.5 undoes with other bases and images; they
+# call a cosine of 0.2 small.
+#
+# **How long it takes.** Data and fine-tuning 10 minutes, directions and clusters 10, the region 10,
+# centroid and matching 5; the exercises as they say, 3.4 as a contest, 3.5 in pairs. In a lesson of
+# 45 minutes: the slides as far as the clusters, then exercises 3.2 and 3.5.
+#
+# </details>
+
+# %% [markdown]
 # ## References
 #
 # 1. A. Gueta, E. Venezian, C. Raffel, N. Slonim, Y. Katz and L. Choshen, *Knowledge is a region in
@@ -539,3 +822,5 @@ print(exercises.check_find_edge(find_edge))
 #    strategies*, ICLR 2023, arXiv:2205.12411.
 # 5. S. Don-Yehiya, E. Venezian, C. Raffel, N. Slonim, Y. Katz and L. Choshen, *ColD Fusion:
 #    collaborative descent for distributed multitask finetuning*, ACL 2023, arXiv:2212.01378.
+#
+# **Next:** [04, stochastic weight averaging](04_swa.ipynb).
