@@ -18,6 +18,7 @@ from wskit import __version__, _apps, course
 from wskit.errors import WskitError
 
 FIRST = "00_start_here.ipynb"
+CONV = ("slices", "unfold", "per-slice", "fft")
 METHODS = ("linear", "slerp", "task", "ties", "dare", "model-stock")
 # Tornado's own limit loses uploads over 10 MiB without a word.
 WEBSOCKET_BYTES = 200 * 2**20
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     slides.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
     slides.set_defaults(run=_slides)
 
+    _add_report(commands.add_parser("report", help="write a page on a set of weights"))
     _add_soup(commands.add_parser("soup", help="merge models that do not fit in memory"))
 
     data = commands.add_parser("data", help="the files that the tutorials can download")
@@ -98,6 +100,15 @@ def _add_app(app: argparse.ArgumentParser) -> None:
     app.add_argument("--no-browser", action="store_true", help="only print the address")
     app.add_argument("--port", type=int, help="default: 8866, or another that is free")
     app.set_defaults(run=_app)
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    report.add_argument("checkpoint", help="a file, a folder, hf://org/name, or a name of the data")
+    report.add_argument("-o", "--output", required=True, help="an .html file")
+    report.add_argument("--with", dest="other", metavar="OTHER", help="weights to compare with")
+    report.add_argument("--conv", default="slices", choices=CONV, help="default: slices")
+    report.add_argument("--device", help="where to compute, as cuda; default: the CPU")
+    report.set_defaults(run=_report)
 
 
 def _add_soup(soup: argparse.ArgumentParser) -> None:
@@ -161,6 +172,12 @@ def _doctor(_: argparse.Namespace) -> int:
     lines, sound = examine()
     print(*lines, sep="\n")
     return 0 if sound else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    from wskit._report_command import run
+
+    return run(options)
 
 
 def _soup(options: argparse.Namespace) -> int:

@@ -4,7 +4,15 @@
 """
 
 from wskit.report._examine import examine
-from wskit.report._page import write_report
+from wskit.report._page import check_target, write_report
 from wskit.report._report import Comparison, Provenance, Report, Specimen
 
-__all__ = ["Comparison", "Provenance", "Report", "Specimen", "examine", "write_report"]
+__all__ = [
+    "Comparison",
+    "Provenance",
+    "Report",
+    "Specimen",
+    "check_target",
+    "examine",
+    "write_report",
+]

@@ -1,6 +1,6 @@
 """Two sets of weights beside each other."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from wskit.checkpoints import Checkpoint
 from wskit.errors import ReportError
 from wskit.features import spectral_table
 from wskit.geometry import WeightDistances, weight_distances
+from wskit.report._part import Part
 from wskit.report._report import Comparison, Provenance
 from wskit.report._specimens import specimens
 from wskit.report._words import comparison_summary
@@ -34,7 +35,7 @@ def compare(
             f"two sets of weights with a tensor of the same name and shape are needed, and "
             f"{weights.source} and {other.source} have none; give two models of one network."
         )
-    a, b = _Part(weights, names), _Part(other, names)
+    a, b = Part(weights, names), Part(other, names)
     origin_of_all = LazyWeights(a, lambda name: torch.zeros(()).expand(a.shape(name)))
     measured = weight_distances(
         [a, b], origin_of_all, by="tensor", device=device, progress=progress
@@ -42,7 +43,7 @@ def compare(
     # The factors of a low-rank pair are left out: their difference is not that of the products.
     whole = set(inventory(weights, conv="slices")["name"])
     layers = [name for name in names if name in whole and len(weights.shape(name)) >= 2]
-    delta = difference(_Part(weights, layers), _Part(other, layers))
+    delta = difference(Part(weights, layers), Part(other, layers))
     spectral = spectral_table(delta, conv=conv, device=device, progress=progress)
     distances = _distances(weights, other, reasons, measured)
     return Comparison(
@@ -54,25 +55,9 @@ def compare(
     )
 
 
-class _Part(LazyWeights):
-    """Some tensors of a mapping."""
-
-    def __init__(self, weights: Mapping[str, Tensor], names: Collection[str]) -> None:
-        super().__init__(weights, weights.__getitem__)
-        self._names = dict.fromkeys(names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def _reasons(weights: Checkpoint, other: Checkpoint) -> dict[str, str]:
     """Say of every tensor of either why it is not compared; of most, nothing."""
+    a, b = Part(weights, weights), Part(other, other)
     found = {}
     for name in weights:
         if name not in other:
@@ -87,7 +72,7 @@ def _reasons(weights: Checkpoint, other: Checkpoint) -> dict[str, str]:
             found[name] = f"its dtype is {dtype}, and a floating dtype is needed"
         elif 0 in weights.shape(name):
             found[name] = "it is empty"
-        elif not (_is_finite(weights[name]) and _is_finite(other[name])):
+        elif not (_is_finite(a[name]) and _is_finite(b[name])):
             found[name] = "one of the two holds NaN or inf"
         else:
             found[name] = ""
@@ -134,8 +119,9 @@ def _choose(spectral: pd.DataFrame, distances: pd.DataFrame) -> dict[str, str]:
     """Choose differences that are worth a picture: those that moved most, and the least rank."""
     table = spectral[spectral["log_norm"].notna() & (spectral["log_norm"] > -np.inf)]
     moved = distances.set_index("name")["relative"]
-    tensor = table["name"].str.partition("[")[0]
-    table = table.assign(relative=moved.reindex(tensor).to_numpy())
+    # A place in a kernel, conv.weight[0,2], has moved as far as its tensor.
+    tensors = [name if name in moved else name.rpartition("[")[0] for name in table["name"]]
+    table = table.assign(relative=moved.reindex(tensors).to_numpy())
     table = table.sort_values("relative", ascending=False, kind="stable").set_index("name")
     found = {
         str(name): f"moved by {row.relative:.1%} of its length, {place}"

@@ -16,6 +16,7 @@ from wskit.checkpoints import Checkpoint, hash_files, open_checkpoint
 from wskit.errors import ReportError
 from wskit.features import correlation_table, spectral_table
 from wskit.report._compare import compare
+from wskit.report._part import Part
 from wskit.report._report import Provenance, Report
 from wskit.report._specimens import choose, specimens
 from wskit.report._words import remarks, summary
@@ -68,8 +69,9 @@ def examine(
     """
     opened = _opened(weights)
     found = inventory(opened, conv=conv)
-    spectral = spectral_table(opened, conv=conv, device=device, progress=progress)
-    correlation = _correlations(opened, device, progress)
+    own = Part(opened, [name for name in opened if name not in opened.ties])
+    spectral = spectral_table(own, conv=conv, device=device, progress=progress)
+    correlation = _correlations(own, device, progress)
     remarked = remarks(spectral, correlation)
     provenance = _provenance(opened)
     comparison = None
@@ -83,7 +85,7 @@ def examine(
         inventory=found,
         spectral=spectral,
         correlation=correlation,
-        specimens=specimens(opened, choose(spectral, remarked), conv=conv, device=device),
+        specimens=specimens(own, choose(spectral, remarked), conv=conv, device=device),
         conv=conv,
         provenance=provenance,
         comparison=comparison,
@@ -100,12 +102,17 @@ def _opened(weights: Mapping[str, Tensor]) -> Checkpoint:
             f"a report needs weights, and {opened.source} holds no tensor; give a state dict or "
             "an opened checkpoint."
         )
+    for name in opened:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # no table can hold it
+            raise ReportError(
+                f"{opened.source}: expected names of Unicode letters, got {name!r}; rename it."
+            ) from error
     return opened
 
 
-def _correlations(
-    weights: Checkpoint, device: torch.device | str | None, progress: bool
-) -> pd.DataFrame:
+def _correlations(weights: Part, device: torch.device | str | None, progress: bool) -> pd.DataFrame:
     """Compute the weight correlation of each layer, one tensor at a time."""
     # As the definition has it, whatever the rule for the spectra is.
     table = inventory(weights, conv="unfold")

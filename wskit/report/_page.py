@@ -31,7 +31,8 @@ _WORDS = {
     "Phase": "What a spectrum looks like, from random-like over bulk+spikes and bulk-decay to "
     "heavy-tailed; and rank-collapse (Martin and Mahoney 2021). The thresholds are wskit's.",
     "Verdict": "trained: bulk+spikes, bulk-decay or heavy-tailed. random: random-like, or "
-    "bleeding-out. collapsed: rank-collapse. unclear: fewer than 50 eigenvalues, or no law.",
+    "bleeding-out. collapsed: rank-collapse. unclear: under 50 eigenvalues, none beyond the edge "
+    "of chance, no law that fits, or a product of factors.",
     "Stable rank": "The squared Frobenius norm over the squared spectral norm: how many "
     "directions matter.",
     "Shuffled weights": "The same entries in random order: what remains of a spectrum without "
@@ -73,6 +74,35 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     ...     path.read_text(encoding="utf-8")[:15]
     '<!DOCTYPE html>'
     """
+    target = check_target(path)
+    content = page(report).encode("utf-8")
+    with atomic(target) as file:
+        file.write(content)
+    return target
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """Return where a report is to be written; refuse a place where it could not be.
+
+    Parameters
+    ----------
+    path : str or path
+        As for `write_report`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ReportError
+        As `write_report`.
+
+    Examples
+    --------
+    >>> check_target("report.html").name
+    'report.html'
+    """
     target = Path(path).expanduser()
     if target.suffix.lower() not in (".html", ".htm"):
         raise ReportError(f"{target}: expected a name that ends in .html; a report is a web page.")
@@ -83,9 +113,6 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
             f"{target}: expected a new name or an earlier report, found something else; choose "
             "another name."
         )
-    content = page(report).encode("utf-8")
-    with atomic(target) as file:
-        file.write(content)
     return target
 
 
@@ -98,7 +125,7 @@ def _is_report(path: Path) -> bool:
 
 def page(report: Report) -> str:
     """Return the page as text."""
-    title = PurePath(report.provenance.source).name or report.provenance.source
+    title = _title(report.provenance)
     sections = [
         _in_short(report),
         _specimens("Layers worth a look", report.specimens, report.spectral),
@@ -120,18 +147,27 @@ def page(report: Report) -> str:
     )
 
 
+def _title(found: Provenance) -> str:
+    if found.files.empty:
+        return f"Weights in memory ({found.source})"
+    return PurePath(found.source).name or found.source
+
+
 def _section(title: str, *parts: str) -> str:
     return f"<section>\n<h2>{safe(title)}</h2>\n{''.join(parts)}</section>\n"
 
 
 def _in_short(report: Report) -> str:
     *found, limits = report.summary
-    lead = f'<p class="lead">{safe(" ".join(found))}</p>'
+    lead = f'<p class="lead">{safe(" ".join(found[:3]))}</p>'
+    rest = "".join(f"<li>{safe(sentence)}</li>" for sentence in found[3:])
+    doubts = f"<p>To be wary of:</p><ul>{rest}</ul>" if rest else ""
     remarkable = "".join(
         f"<li><code>{safe(s.name)}</code>: {safe(s.why)}</li>" for s in report.specimens
     )
     items = f"<p>Worth a look are:</p><ul>{remarkable}</ul>" if remarkable else ""
-    return _section("In short", lead, _cards(report), items, f'<p class="soft">{safe(limits)}</p>')
+    limits = f'<p class="soft">{safe(limits)}</p>'
+    return _section("In short", lead, _cards(report), items, doubts, limits)
 
 
 def _cards(report: Report) -> str:
@@ -173,8 +209,8 @@ def _specimen(specimen: Specimen) -> str:
         caption += " Shuffled weights are not shown: too many, or factors of a product."
     picture = _image(spectrum_picture(specimen), f"Spectrum of {specimen.name}. ")
     return (
-        f"<figure><h3>{safe(specimen.name)}</h3><figcaption>{safe(caption)}</figcaption>"
-        f"{picture}</figure>\n"
+        f"<figure><h3>{safe(specimen.name)}</h3>{picture}"
+        f"<figcaption>{safe(caption)}</figcaption></figure>\n"
     )
 
 
@@ -193,7 +229,7 @@ def _by_depth(report: Report) -> str:
     shown = report.spectral[report.spectral["log_norm"].notna()]
     if shown["alpha"].notna().sum() < 2:
         return ""
-    picture = depth_picture(shown, "alpha", r"$\alpha$")
+    picture = depth_picture(shown, "alpha", x="layer, in the order of the weights", y=r"$\alpha$")
     note = (
         "<p>Hollow points have a warning, which the table of remarks gives in words: read "
         "nothing into them.</p>"
@@ -202,17 +238,18 @@ def _by_depth(report: Report) -> str:
 
 
 def _comparison(found: Comparison) -> str:
-    title = PurePath(found.provenance.source).name or found.provenance.source
     parts = [f'<p class="lead">{safe(" ".join(found.summary))}</p>']
     compared = found.distances[found.distances["reason"] == ""]
     if len(compared) > 1:
-        picture = depth_picture(compared, "relative", "distance / length")
+        picture = depth_picture(
+            compared, "relative", x="tensor, in the order of the weights", y="distance / length"
+        )
         parts.append(_image(picture, "Distance of each tensor, over the length of the other's. "))
     figures = "".join(map(_specimen, found.specimens))
     if figures:
         parts.append("<p>Spectra of the difference, where there is most to see:</p>")
         parts.append(f'<div class="pictures">{figures}</div>')
-    return _section(f"Compared with {title}", *parts)
+    return _section(f"Compared with {_title(found.provenance)}", *parts)
 
 
 def _all_tables(report: Report) -> str:

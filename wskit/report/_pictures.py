@@ -35,28 +35,31 @@ class Picture:
 def spectrum_picture(specimen: Specimen) -> Picture:
     """Draw a layer's spectrum with the laws that were fitted to it."""
     figure = Figure(figsize=(5.6, 4.2))
-    ax = figure.subplots()
+    # Of a spectrum whose rest is zero, no law says anything.
+    collapsed = specimen.laws.phase == "rank-collapse"
     with mpl.rc_context(plots.STYLE):
-        plots.plot_esd(
+        ax = plots.plot_esd(
             specimen.spectrum,
-            fit=specimen.laws.tail,
-            mp=specimen.laws.mp,
+            fit=None if collapsed else specimen.laws.tail,
+            mp=None if collapsed else specimen.laws.mp,
             null=specimen.null,
-            ax=ax,
+            ax=figure.subplots(),
         )
-        ax.set_title("")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, borderaxespad=0.1)
+        ax.set_title("")  # the page has it
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1}
+        ax.legend(ncols=2, fontsize=9, **above)
     return _drawn(figure)
 
 
-def depth_picture(table: pd.DataFrame, metric: str, label: str) -> Picture:
-    """Draw a column of a table from the first layer to the last."""
+def depth_picture(table: pd.DataFrame, metric: str, *, x: str, y: str) -> Picture:
+    """Draw a column of a table from the first row to the last; `x` and `y` name the axes."""
     figure = Figure(figsize=(9.0, 4.4 if len(table) <= 30 else 3.6))
-    ax = figure.subplots()
     with mpl.rc_context(plots.STYLE):
         named = table.assign(name=[shorten(name) for name in table["name"]])
-        plots.plot_metric_by_depth(named, metric=metric, ax=ax)
-        ax.set_ylabel(label)
+        ax = plots.plot_metric_by_depth(named, metric=metric, ax=figure.subplots())
+        ax.set(xlabel=x, ylabel=y)
+        if len(ax.get_legend_handles_labels()[0]) == 1:
+            ax.get_legend().remove()
     return _drawn(figure)
 
 

@@ -41,7 +41,8 @@ a { color: var(--link); }
   gap: 1.75rem;
 }
 figure { margin: 0; break-inside: avoid; }
-figcaption { font-size: .92rem; margin: .2rem 0 .5rem; }
+figcaption { font-size: .92rem; margin: .4rem 0 0; }
+h3 + img { margin-top: .5rem; }
 img { display: block; width: auto; max-width: 100%; height: auto; filter: var(--picture); }
 details { border-top: 1px solid var(--line); }
 details:last-of-type { border-bottom: 1px solid var(--line); }

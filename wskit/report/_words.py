@@ -43,9 +43,16 @@ def remarks(spectral: pd.DataFrame, correlation: pd.DataFrame) -> pd.DataFrame:
 
 
 def _verdict(row: Mapping[Any, Any]) -> str:
-    if row["phase"] != "rank-collapse" and row["n_eigenvalues"] < FEW_EIGENVALUES:
+    verdict = VERDICTS.get(row["phase"], "unclear")
+    if row["kind"] == "low-rank":  # its rank says how it was made
         return "unclear"
-    return VERDICTS.get(row["phase"], "unclear")
+    if verdict == "collapsed":
+        return verdict
+    # A few in a hundred random matrices have no bulk that fits, but nothing beyond its edge.
+    within = not pd.isna(row["n_spikes"]) and row["n_spikes"] == 0
+    if row["n_eigenvalues"] < FEW_EIGENVALUES or (verdict == "trained" and within):
+        return "unclear"
+    return verdict
 
 
 def _of_spectrum(row: Mapping[Any, Any]) -> list[str]:
@@ -54,6 +61,8 @@ def _of_spectrum(row: Mapping[Any, Any]) -> list[str]:
     if row["log_norm"] == -np.inf:
         return ["All its entries are zero."]
     found = [_PHASES[row["phase"]].format(**row)] if row["phase"] else []
+    if row["kind"] == "low-rank":
+        found = [f"A product of two factors, of rank {row['rank']:.0f}."]
     if row["n_matrices"] == 1 and row["stable_rank"] < _ONE_DIRECTION:
         found.append(
             f"One direction outweighs all others: the stable rank is {row['stable_rank']:.2f}."
@@ -92,7 +101,8 @@ def summary(
     if n == 0:
         found.append("Without a matrix there is nothing to say about training.")
     else:
-        found += [*_of_verdicts(remarks[has.to_numpy()]), _of_alpha(spectral)]
+        trained, *others = _of_verdicts(remarks[has.to_numpy()])
+        found += [trained, _of_alpha(spectral), *others]
     found += _of_trouble(spectral, correlation)
     found.append(
         "Weights alone do not tell how accurate a network is, or on what; nor does a spectrum "
@@ -115,7 +125,7 @@ def _of_verdicts(remarks: pd.DataFrame) -> list[str]:
     if names := groups.get("collapsed"):
         found.append(f"{len(names)} lost rank: {_listed(names)}.")
     if names := groups.get("unclear"):
-        few = f"fewer than {FEW_EIGENVALUES} eigenvalues, or no law that fits"
+        few = f"under {FEW_EIGENVALUES} eigenvalues, none beyond chance, or no law that fits"
         found.append(f"{len(names)} cannot be judged ({few}): {_listed(names)}.")
     return found
 
@@ -136,7 +146,8 @@ def _of_alpha(spectral: pd.DataFrame) -> str:
 
 def _of_trouble(spectral: pd.DataFrame, correlation: pd.DataFrame) -> list[str]:
     found = []
-    if names := list(spectral["name"][spectral["reason"].str.contains("NaN or inf")]):
+    rows = spectral.to_dict("records")
+    if names := [str(row["name"]) for row in rows if "NaN or inf" in row["reason"]]:
         found.append(f"NaN or inf is in {_count(len(names), 'layer')}: {_listed(names)}.")
     n_dead = int(correlation["n_dead"].sum())
     if n_dead:
