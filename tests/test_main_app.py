@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 import tempfile
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 import torch
 
 from wskit import __main__ as cli
-from wskit import _apps
 from wskit._apps._notebook import notebook
 from wskit.checkpoints import save_weights
 from wskit.errors import CheckpointError
@@ -56,7 +56,7 @@ def message(capsys: Any, *arguments: str) -> str:
     return str(err)
 
 
-@pytest.mark.parametrize("name", _apps.APPS)
+@pytest.mark.parametrize("name", cli.APPS)
 def test_each_app_has_a_page(name: str, served: list[dict[str, Any]]) -> None:
     assert cli.main(["app", name]) == 0
     (call,) = served
@@ -75,7 +75,7 @@ def test_each_app_has_a_page(name: str, served: list[dict[str, Any]]) -> None:
         compile(source, name, "exec")
 
 
-@pytest.mark.parametrize("name", _apps.APPS)
+@pytest.mark.parametrize("name", cli.APPS)
 def test_the_tutorial_of_a_page_exists(name: str) -> None:
     tutorial = notebook(name)["cells"][-1]["source"].split("**")[1]
     assert (Path(__file__).parents[1] / "notebooks" / f"{tutorial}.ipynb").exists()
@@ -159,6 +159,24 @@ def test_wrong_usage(arguments: list[str], capsys: Any) -> None:
         cli.main(["app", *arguments])
     assert stop.value.code == 2
     assert "usage: wskit" in capsys.readouterr().err
+
+
+def test_the_browser_is_opened_by_a_file_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    server = pytest.importorskip("wskit._apps._server", reason="pip install -e '.[app]'")
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    place = {"ip": "127.0.0.1", "port": 8877, "root_dir": str(tmp_path)}
+    server._Server(**place, token="secret", page_title="A title").launch_browser()
+    address = "http://127.0.0.1:8877/?token=secret"
+    assert capsys.readouterr().out.startswith(f"A title: {address}\n")
+    (file,) = tmp_path.iterdir()
+    assert opened == [file.as_uri()]
+    assert address in file.read_text("utf-8")
+    assert file.stat().st_mode & 0o077 == 0
+    server._Server(**place, with_browser=False).launch_browser()
+    assert len(opened) == 1
 
 
 def test_without_voila(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

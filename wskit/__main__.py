@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from wskit import __version__, _apps, course
+from wskit import __version__, course
 from wskit.errors import WskitError
 
 FIRST = "00_start_here.ipynb"
+APPS = ("esd", "zoo", "regions", "swa", "soups")
 CONV = ("slices", "unfold", "per-slice", "fft")
 METHODS = ("linear", "slerp", "task", "ties", "dare", "model-stock")
 # Tornado's own limit loses uploads over 10 MiB without a word.
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_app(app: argparse.ArgumentParser) -> None:
-    app.add_argument("name", choices=_apps.APPS)
+    app.add_argument("name", choices=APPS)
     app.add_argument(
         "source", nargs="?", type=Path, help="your own: esd takes a checkpoint, zoo a folder"
     )
@@ -146,7 +147,9 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _app(options: argparse.Namespace) -> int:
-    return _apps.run(options)
+    from wskit._apps import run
+
+    return run(options)
 
 
 def _lab_arguments(folder: Path, options: argparse.Namespace) -> list[str]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from wskit._apps._notebook import notebook
 from wskit.errors import WskitError
 
-APPS = ("esd", "zoo", "regions", "swa", "soups")
 TAKES = {"esd": "a checkpoint", "zoo": "a zoo's folder"}
 
 

@@ -7,7 +7,9 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
+from jupyter_core.utils import run_sync
 from jupyter_server.auth.identity import IdentityProvider
+from tornado.ioloop import IOLoop
 from tornado.web import HTTPError
 from traitlets import Bool, Unicode
 from traitlets.config import Config
@@ -26,7 +28,7 @@ _EXTENSIONS = [
 ]
 # A browser asks nobody else, whatever the page says.
 _POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "default-src 'self' 'unsafe-inline' data: blob:; "
     "object-src 'none'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
 
@@ -65,11 +67,6 @@ class _Server(Voila):
     page_title = Unicode()
     with_browser = Bool(True)
 
-    def initialize(self, argv: Any = None) -> None:
-        super().initialize(argv)
-        if hasattr(signal, "SIGHUP"):  # the terminal's window is closed
-            signal.signal(signal.SIGHUP, self._handle_signal_stop)
-
     def setup_template_dirs(self) -> None:
         super().setup_template_dirs()
         self.template_paths.insert(0, str(_TEMPLATE))
@@ -80,6 +77,16 @@ class _Server(Voila):
             for pattern, handler, *rest in super().init_handlers()
             if handler is not AllowListFileHandler  # files beside the notebook
         ]
+
+    def listen(self) -> None:
+        self.ioloop = IOLoop.current()
+        for name in ("SIGINT", "SIGHUP"):  # Ctrl-C; the terminal's window is closed
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._handle_signal_stop)
+        super().listen()
+
+    def stop(self) -> None:
+        run_sync(self.kernel_manager.shutdown_all)(now=True)
 
     def launch_browser(self) -> None:
         """Say where the page is, and open it; called once the port is taken."""
