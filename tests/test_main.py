@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -168,6 +169,8 @@ def tutorials_site(tutorials: Path) -> Path:
     for path in (ROOT / "wskit").iterdir():
         if path.suffix == ".py":
             (package / path.name).write_bytes(path.read_bytes())
+        elif path.name.startswith("_") and path.name != "__pycache__":  # the command line's own
+            shutil.copytree(path, package / path.name)
     tutorials.rename(package / "_notebooks")
     return site
 
