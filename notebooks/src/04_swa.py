@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # # 04. The centre of the solution
 #
 # **By the end you will have averaged the weights that a training run passed through, and shown over
@@ -6,11 +6,14 @@
 # higher, its test error lower, and the error around it rises less. You will also have met the rivals that
 # come level, the data on which nothing is gained, and the one mistake that makes an average useless.
 #
+# <!-- not on the slide -->
+#
 # | | |
 # |---|---|
 # | **You will be able to** | average weights while training runs, in torch and afterwards from a record; see where an average lies in the loss landscape; set the statistics of batch norms right; tell an average's gain from that of a lower learning rate and of early stopping |
 # | **You should know** | [tutorial 00](00_start_here.ipynb); SGD and learning rate schedules; standard errors |
-# | **Time** | 75 minutes to read and do, one to four minutes to run on two CPU cores |
+# | **Time to read** | 95 minutes, exercises included |
+# | **Time to run** | about {{run_time}} on two CPU cores, measured |
 # | **Downloads** | none |
 
 # %% tags=["setup"]
@@ -24,13 +27,13 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional
 
-from wskit import averaging, data, exercises, landscape, plots, widgets
+from wskit import averaging, course, data, exercises, landscape, plots, widgets
 
 plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
 N_SEEDS, N_MORE = 10, 20  # the size knobs: seeds of an experiment, and where the effect is small
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The question
 #
 # With a constant learning rate, SGD never settles: it goes round and round in the noise of its
@@ -38,12 +41,17 @@ N_SEEDS, N_MORE = 10, 20  # the size knobs: seeds of an experiment, and where th
 # average the weights instead: stochastic weight averaging, SWA. "SGD generally converges to a point
 # near the boundary of the wide flat region of optimal points", they write; the average is its centre.
 # Is it?
-#
+
+# %% [markdown] tags=["slide"]
 # ## 400 digits, a fifth of them mislabelled
 #
 # Averaging helps where the noise is large. So we begin with few images whose labels are partly wrong:
 # of 400 training images, every fifth has a label that was drawn anew. The 200 validation images and
-# the 1197 test images have the right ones. Each seed makes its own split, noise, network and batches.
+# the 1197 test images have the right ones.
+#
+# <!-- not on the slide -->
+#
+# Each seed makes its own split, noise, network and batches.
 
 # %%
 digits = data.load_dataset("digits", seed=0)
@@ -62,7 +70,7 @@ def problem(seed, noise=0.2):
     return replace(digits, **found)
 
 
-# %%
+# %% tags=["slide-more"]
 shown, (fig, axs) = problem(0), plt.subplots(1, 10, figsize=(7, 1.2))
 for ax, image, label in zip(axs, shown.train_x, shown.train_y, strict=False):
     ax.imshow(image[0], cmap="gray_r")
@@ -75,6 +83,10 @@ print("Ten training images whose labels were drawn anew:", shown.train_y[:10].to
 # The network has two convolutions and one dense layer, and on request batch norms, which we need
 # later. Its rate is 0.1 times a factor of the time $t$, which goes from 0 to 1. The first of the
 # schedules is the one that the paper's SGD has: constant to the half, then down to a hundredth.
+#
+# `train` gives the weights after every epoch, and a `Trajectory` keeps them all as one stacked tensor,
+# so that any average can be made afterwards, without training again. (`shifted` makes nine versions of
+# each image; that is for later.)
 
 
 # %%
@@ -93,16 +105,17 @@ rates = {
 }
 
 
-# %% [markdown]
-# `train` gives the weights after every epoch, and a `Trajectory` keeps them all as one stacked tensor,
-# so that any average can be made afterwards, without training again. (`shifted` makes nine versions of
-# each image; that is for later.)
-
-
 # %%
 def shifted(x):
     padded = functional.pad(x, (1, 1, 1, 1))
     return torch.stack([padded[..., i : i + 8, j : j + 8] for i in range(3) for j in range(3)])
+
+
+def record(*arguments, **options):
+    trajectory = averaging.Trajectory()
+    for epoch, weights in enumerate(train(*arguments, **options), start=1):
+        trajectory.append(epoch, weights)
+    return trajectory
 
 
 # %%
@@ -121,48 +134,43 @@ def train(part, rate, seed, net=cnn, shift=False, epochs=40):
 
 
 # %%
-def record(*arguments, **options):
-    trajectory = averaging.Trajectory()
-    for epoch, weights in enumerate(train(*arguments, **options), start=1):
-        trajectory.append(epoch, weights)
-    return trajectory
-
-
-# %%
 parts = [problem(seed) for seed in range(N_SEEDS)]
 runs = {k: [record(part, rate, i) for i, part in enumerate(parts)] for k, rate in rates.items()}
 print(
     "runs:", {name: len(found) for name, found in runs.items()}, "of", len(runs["SGD"][0]), "epochs"
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The average
 #
-# SWA is the running mean of the weights, $\bar\theta_n = \bar\theta_{n-1} + (\theta_n -
-# \bar\theta_{n-1}) / n$. By hand, as torch has it, as wskit has it, and as the mean of a window of the
-# record:
+# SWA is the running mean of the weights $w_1, w_2, \dots$ that the run passes through:
+#
+# $$ \bar w_n = \bar w_{n-1} + \frac{w_n - \bar w_{n-1}}{n} . $$
+#
+# One copy of the weights is all that it costs.
+#
+# <!-- not on the slide -->
+#
+# By hand, as torch has it, as wskit has it, and as the mean of a window of the record:
 
 # %%
-mean, ours, torchs, net = (
-    None,
-    averaging.RunningMean(),
-    torch.optim.swa_utils.AveragedModel(cnn()),
-    cnn(),
-)
+mean, ours, net = None, averaging.RunningMean(), cnn()
+torchs = torch.optim.swa_utils.AveragedModel(net)
 for n in range(1, 33):
-    theta = runs["constant"][0].model(7 + n)  # epochs 9 to 40
-    mean = mean or {name: torch.zeros_like(W) for name, W in theta.items()}
-    mean = {name: mean[name] + (W - mean[name]) / n for name, W in theta.items()}
-    ours.add(theta), net.load_state_dict(theta), torchs.update_parameters(net)
+    w = runs["constant"][0].model(7 + n)  # epochs 9 to 40
+    mean = mean or {name: torch.zeros_like(W) for name, W in w.items()}
+    mean = {name: mean[name] + (W - mean[name]) / n for name, W in w.items()}
+    ours.add(w), net.load_state_dict(w), torchs.update_parameters(net)
 window = runs["constant"][0].window_mean(8)
 rivals = {"AveragedModel": torchs.module.state_dict(), "RunningMean": ours.weights}
 for name, found in (rivals | {"window_mean": window}).items():
     print(name, all(torch.allclose(found[k], W, atol=1e-6) for k, W in mean.items()))
 
-# %% [markdown]
-# **Predict first.** SGD with a falling rate, and the average of epochs 9 to 40 at the full rate: whose
-# training loss is lower, and whose test error? And what about the last of the networks that were
-# averaged?
+# %% [markdown] tags=["slide"]
+# ### Predict first
+#
+# SGD with a falling rate, and the average of epochs 9 to 40 at the full rate: whose training loss is
+# lower, and whose test error? And what about the last of the networks that were averaged?
 
 
 # %%
@@ -190,8 +198,10 @@ for i, evaluate in enumerate(evaluations):
 found = pd.concat(rows).rename_axis("model").reset_index()
 print(found.groupby("model", sort=False)[["train_loss", "test_loss", "test_error"]].mean().round(2))
 
-# %% [markdown]
-# Paired, seed by seed, with 95 % intervals of the mean gain (Student's t) and the share of seeds won:
+# %% [markdown] tags=["slide"]
+# ### Seed by seed
+#
+# Paired, with 95 % intervals of the mean gain (Student's t) and the share of seeds won:
 
 
 # %%
@@ -199,12 +209,12 @@ def compare(errors, to="SGD"):
     gain = errors.rsub(errors[to], axis=0)
     half = stats.t.ppf(0.975, len(gain) - 1) * gain.sem()
     table = {"error %": errors.mean(), "std": errors.std(), f"gain over {to}": gain.mean()}
-    return pd.DataFrame(table | {"+-": half, "won": (gain > 0).mean()}).round(2).to_string()
+    return pd.DataFrame(table | {"+-": half, "won": (gain > 0).mean()}).round(2)
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["slide-more", "nbval-ignore-output"]
 errors = found.pivot(index="seed", columns="model", values="test_error")[found.model.unique()]
-print(compare(errors))
+print(compare(errors).to_string())
 loss = found.pivot(index="seed", columns="model", values="train_loss")
 print(f"training loss of SWA above SGD's: {(loss.SWA > loss.SGD).mean():.2f} of the seeds")
 
@@ -212,11 +222,14 @@ print(f"training loss of SWA above SGD's: {(loss.SWA > loss.SGD).mean():.2f} of 
 # The average has the higher training loss and a third less test error, in every seed, although the
 # last of the networks that went into it is mostly worse than SGD's. Whether they came from a constant
 # or a cyclical rate makes little difference.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Epoch by epoch
 #
 # At each epoch: the network with the constant rate, the average so far, and its rival that forgets, the
-# exponential moving average (EMA) $\bar\theta_n = d\,\bar\theta_{n-1} + (1 - d)\,\theta_n$; and SGD.
+# exponential moving average (EMA) with a decay $\gamma$; and SGD.
+#
+# $$ \bar w_n = \gamma\,\bar w_{n-1} + (1 - \gamma)\,w_n $$
 
 
 # %%
@@ -233,7 +246,7 @@ for i, evaluate in enumerate(evaluations):
         table = pd.DataFrame(evaluate({k: W[1::2] for k, W in stack.items()}), dtype=float)
         rows.append(table.assign(epoch=42 + 2 * (table.index - len(table)), model=name))
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["slide-more", "nbval-ignore-output"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 4.4))
 for ax, y in zip(axs, ("train_error", "test_error"), strict=True):
     plots.plot_mean_curves(pd.concat(rows), x="epoch", y=y, by="model", ax=ax)
@@ -245,13 +258,14 @@ print(plots.describe(fig))
 # their average is steady, and far better than they are on average. When the falling rate lets SGD
 # settle, it settles on the wrong labels too: its training error goes to zero, and its test error stays
 # where it was.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Where the average lies
 #
 # The plane through SGD's end, the average, and one of the networks in it, of the first seed. On the
 # left what is trained on, on the right what counts.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["slide-more", "nbval-ignore-output"]
 corners = sgd[0], swa[0], runs["constant"][0].model(-1)
 x, y = landscape.plane_through(*corners).grid(15, margin=0.6)
 options = {"x": x, "y": y, "names": ("SGD", "SWA", "epoch 40")}
@@ -261,34 +275,37 @@ for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
     plots.plot_loss_plane(plane, measure=of, ax=ax)
 print(plots.describe(fig))
 
-# %% [markdown]
-# And the line from SGD to SWA and beyond, over all seeds: where on it are the two lowest points?
+# %% [markdown] tags=["slide"]
+# ### Along the line
+#
+# The line from SGD to SWA and beyond, over all seeds: where on it are the two lowest points?
 
 # %%
-alphas, rows = np.linspace(-1, 2.5, 15), []
+places, rows, lowest = np.linspace(-1, 2.5, 15), [], {}
 for i, ends in enumerate(zip(sgd, swa, strict=True)):
-    path = landscape.loss_path(evaluations[i], *ends, alphas=alphas)
-    rows.append(pd.DataFrame(dict(path.measures)).assign(alpha=alphas, seed=i))
+    path = landscape.loss_path(evaluations[i], *ends, alphas=places)
+    rows.append(pd.DataFrame(dict(path.measures)).assign(place=places, seed=i))
 line = pd.concat(rows, ignore_index=True)
 
-# %% tags=["approximate"]
+# %% tags=["slide-more", "approximate"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 3.6))
 for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
-    plots.plot_mean_curves(line, x="alpha", y=of, ax=ax).set_xlabel("0 is SGD, 1 is SWA")
-    lowest = line.alpha[line.groupby("seed")[of].idxmin()]
-    print(f"lowest {of} at {lowest.mean():.2f} +- {lowest.std():.2f}; drawn with its spread.")
+    plots.plot_mean_curves(line, x="place", y=of, ax=ax).set_xlabel("0 is SGD, 1 is SWA")
+    lowest[of] = found = line.place[line.groupby("seed")[of].idxmin()]
+    print(f"lowest {of} at {found.mean():.2f} +- {found.std():.2f}; drawn with its spread.")
 
 # %% [markdown]
 # SGD sits near the lowest training loss. The lowest test error lies on the other side of SWA: a step
 # towards the centre was right, and a longer one would have been better still. That is the paper's
 # picture, with the labels' noise to make it large.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Is it wider there?
 #
 # From each end we walk in random directions, five a seed, up to a distance of 4. The weights' own
 # length is about 11.
 
-# %%
+# %% tags=["slide-more", "nbval-ignore-output"]
 tests = [landscape.module_metrics(cnn(), p.test_x, p.test_y, metrics=scores) for p in parts]
 rows, options = [], {"distances": [0, 1, 2, 3, 4], "n_rays": 5, "normalize": "unit"}
 for i, test in enumerate(tests):
@@ -296,8 +313,6 @@ for i, test in enumerate(tests):
         rays = landscape.ray_sharpness(test, w, seed=i, **options)
         rows.append(rays.groupby("distance")[["error"]].mean().assign(model=name, seed=i))
 width = pd.concat(rows).reset_index()
-
-# %% tags=["nbval-ignore-output"]
 ax = plots.plot_mean_curves(width, x="distance", y="error", by="model")
 ax.set(xlabel="distance along a random direction", ylabel="test error, %", ylim=(0, 25))
 ends = width.pivot(index=["model", "seed"], columns="distance", values="error")
@@ -306,13 +321,14 @@ print("The error, drawn with its spread, rises from 0 to 4 by\n" + rise.to_strin
 
 # %% [markdown]
 # Around SWA the error not only starts lower, it also rises less.
-#
+
+# %% [markdown] tags=["slide"]
 # ## The path
 #
 # Is the average in the middle of anything? The principal components of epochs 9 to 40, seen from their
 # mean, which is SWA:
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["slide-more", "nbval-ignore-output"]
 spectra = [run.spectrum(start=8) for run in runs["constant"]]
 first = np.array([found.explained_variance_ratio[0] for found in spectra])
 ax = plots.plot_trajectory(spectra[0], marks={"SWA": [0, 0]})
@@ -324,12 +340,17 @@ print(f"share of the first component, over the seeds: {first.mean():.2f} +- {fir
 # steadily; the noise is what is left in thirty others. Where does the run go, if its networks get no
 # better? It learns the wrong labels by heart. So the average is also an average over time, and its gain
 # may be that of stopping early. We come back to this.
-#
+
+# %% [markdown] tags=["slide"]
 # ## Batch norms: how to ruin an average
 #
 # A batch norm in evaluation mode divides by running statistics, which belong to the weights that they
-# were gathered with. The average is a network that no image has ever passed through. In torch's words,
-# with its own schedule for a constant rate, and a network with batch norms:
+# were gathered with. The average is a network that no image has ever passed through. Its test error in
+# percent, with four sets of statistics:
+#
+# <!-- not on the slide -->
+#
+# In torch's words, with its own schedule for a constant rate, and a network with batch norms:
 
 
 # %%
@@ -349,7 +370,7 @@ def swa_by_torch(part, seed, start=8, epochs=40):
     return swa.eval()
 
 
-# %%
+# %% tags=["slide-more", "nbval-ignore-output"]
 @torch.no_grad()
 def with_statistics(swa, part):
     fresh = cnn(bn=True).eval()
@@ -362,9 +383,8 @@ def with_statistics(swa, part):
     return {name: scores(logits, part.test_y)["error"].item() for name, logits in found.items()}
 
 
-# %% tags=["nbval-ignore-output"]
-rows = [with_statistics(swa_by_torch(part, i), part) for i, part in enumerate(parts)]
-print(pd.DataFrame(rows).agg(["mean", "std"]).T.round(1).to_string())
+norms = pd.DataFrame([with_statistics(swa_by_torch(p, i), p) for i, p in enumerate(parts)])
+print(norms.agg(["mean", "std"]).T.round(1).to_string())
 
 # %% [markdown]
 # The same weights, and four sets of statistics. Those of a new network (the average was saved without
@@ -383,7 +403,7 @@ print("update_bn     ", norm.running_mean.tolist(), norm.running_var.tolist())
 averaging.recalibrate_bn(norm, values.split(300))
 print("recalibrate_bn", norm.running_mean.tolist(), norm.running_var.tolist())
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Play with it
 #
 # The first seed's runs, now with batch norms. Move the window, and watch the three errors, the curve
@@ -399,21 +419,21 @@ def live(rate, cycle, epochs, seed):  # what the panel's button calls; a cycle o
     return train(parts[0], factor, seed, lambda: cnn(bn=True), epochs=epochs)
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["slide-more", "nbval-ignore-output"]
 net, batches = {"net": lambda: cnn(bn=True)}, [parts[0].train_x]
 own = {name: record(parts[0], rate, 0, **net) for name, rate in rates.items()}
 evaluate, recalibrated = metrics(parts[0], **net), metrics(parts[0], **net, bn_loader=batches)
 explorer = widgets.SwaExplorer(own, evaluate, recalibrated=recalibrated, train=live)
 explorer.run, explorer.start, explorer.recalibrate = "constant", 8, True
-explorer.wait()
+explorer.wait(timeout=250)
 explorer
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What would have fooled us
 #
 # **Is it the averaging, or stopping early?** SGD may use the 200 validation images, whose labels are
 # right, and stop at the epoch that is best on them. And so may SWA: it chooses its first epoch by them.
-# Beside these, later starts, and the other average that everybody uses, the exponential one (EMA).
+# Beside these, later starts, and the exponential average (EMA).
 
 
 # %%
@@ -423,7 +443,7 @@ def on_validation(part, stack):
     return landscape.module_metrics(cnn(), x, y, metrics=scores)(stack)["error"].argmin()
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["slide-more", "nbval-ignore-output"]
 rows = []
 for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     stop = on_validation(part, runs["SGD"][i].weights)
@@ -434,15 +454,19 @@ for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     for d in (0.8, 0.95):
         models[f"EMA {d}"] = {name: stack[-1] for name, stack in run.exponential_means(d).items()}
     rows.append(landscape.evaluate_models(tests[i], models).error)
-print(compare(pd.DataFrame(rows), to="SGD, stopped early"))
+stopped = compare(pd.DataFrame(rows), to="SGD, stopped early")
+print(stopped.to_string())
 
 # %% [markdown]
 # Stopped early, SGD is level with SWA from epoch 9: the interval of the difference holds 0. It is SWA
 # with its start chosen by the same images that beats both. Here one can hardly start too early, as the
 # first networks know the wrong labels least; the later the start, the less is gained. An EMA of decay
 # 0.95, an average over about 20 epochs, does as well as SWA from epoch 9; one that forgets sooner, not.
+
+# %% [markdown] tags=["slide"]
+# ### Is it the noise?
 #
-# **Is it the noise?** Now without wrong labels: the same network on images that are shifted by a pixel
+# Now without wrong labels: the same network on images that are shifted by a pixel
 # at random, and a plain MLP without that; then the MLP with the wrong labels again.
 
 
@@ -459,7 +483,7 @@ def sgd_and_swa(net, shift, noise, seed):
     return landscape.evaluate_models(test, {"SGD": a.model(-1), "SWA": b.window_mean(20)}).error
 
 
-# %% tags=["approximate"]
+# %% tags=["slide-more", "approximate"]
 settings = {"CNN, shifted images": (cnn, True, 0.0), "MLP": (mlp, False, 0.0)}
 settings["MLP, wrong labels"] = mlp, False, 0.2
 fresh = {
@@ -467,13 +491,14 @@ fresh = {
     for name, s in settings.items()
 }
 for name, table in fresh.items():
-    print(name + "\n" + compare(table))
+    print(name + "\n" + compare(table).to_string())
 
 # %% [markdown]
 # With right labels there is nothing to be seen here: the intervals of the gain hold 0, with 20 seeds.
 # If there is a gain, it is a tenth of a point. It takes noise that the decay of the rate would
 # otherwise freeze in, or, in the paper, networks and data sets a thousand times as large.
-#
+
+# %% [markdown] tags=["slide"]
 # ## A cloud instead of a point
 #
 # SWAG (Maddox et al. 2019) keeps, beside the mean, the variances and the last deviations of the same
@@ -488,7 +513,7 @@ def prediction(models, x):
     return torch.stack(logits).softmax(-1).mean(0)
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["slide-more", "nbval-ignore-output"]
 rows = []
 for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     swag, networks = averaging.SWAG(rank=20), [run.model(k) for k in range(8, 40)]
@@ -506,18 +531,63 @@ print(cloud.groupby("model", sort=False).agg(["mean", "std"]).drop(columns="seed
 # It does not, here. Networks that were trained on wrong labels are unsure enough: SWA is right more often
 # than it says, and SWAG still more unsure. The mean prediction of all 32 networks is right about as often
 # as the one network that is their mean, at 32 times the cost.
-#
-# ## The paper's table, and ours
-#
-# Test accuracy in percent of SGD and of SWA with the same budget, from the authors' table for
-# CIFAR-100, beside our two kinds of data.
 
-# %% tags=["approximate"]
-lines = {"VGG-16 (paper)": (72.55, 73.91), "PreResNet-164 (paper)": (78.49, 79.77)}
-lines["WRN-28-10 (paper)"] = 80.82, 81.46
-lines["CNN, 400 digits, wrong labels"] = tuple(100 - errors[["SGD", "SWA"]].mean())
-lines["CNN, 400 digits, right labels"] = tuple(100 - fresh["CNN, shifted images"].mean())
-print(pd.DataFrame(lines, index=["SGD", "SWA"]).T.round(2).to_string())
+# %% [markdown] tags=["slide"]
+# ## The paper's claims, and ours
+#
+# <!-- not on the slide -->
+#
+# On CIFAR-100 the authors report, in percent right, 72.55 for SGD and 73.91 for SWA (VGG-16), 78.49 and
+# 79.77 (PreResNet-164), 80.82 and 81.46 (WRN-28-10). Ours are means over seeds; behind a gain, ± is the
+# half width of its 95 % interval, elsewhere one standard deviation.
+
+
+# %% tags=["claims", "hide-input", "slide-more", "nbval-ignore-output"]
+# The paper's claims beside ours (click to open the code)
+def texts(columns):
+    return {name: f"{x.mean():.2f} ± {x.std():.2f}" for name, x in columns.items()}
+
+
+def gain(table, of="SWA"):
+    return "{:.2f} ± {:.2f}".format(*table.iloc[:, 2:4].loc[of])
+
+
+fitted, rises = texts(loss), texts((ends[4] - ends[0]).unstack("model"))
+unsure = texts(cloud.pivot(columns="seed", values="loss").T)
+of_last, new = (texts(norms)[name] for name in ("the last network's", "recalibrate_bn"))
+course.claims(
+    (
+        "SWA beats SGD of the same budget (VGG-16: 73.91 % right beside 72.55 %)",
+        f"a gain of {gain(compare(errors))} points (95 % interval)",
+        N_SEEDS,
+        f"right labels: {gain(compare(fresh['CNN, shifted images']))}, over {N_MORE} seeds; "
+        f"beside SGD stopped early: {gain(stopped, 'SWA from epoch 9')}",
+    ),
+    (
+        "SGD ends at the edge of a wide region, SWA in its centre, at a higher training loss",
+        f"training loss {fitted['SWA']} beside {fitted['SGD']}",
+        N_SEEDS,
+        f"the test error is lowest beyond: SGD at 0, SWA at 1, it is at {texts(lowest)['test_error']}",
+    ),
+    (
+        "around SWA the error rises less",
+        f"by {rises['SWA']} points at a distance of 4; around SGD by {rises['SGD']}",
+        N_SEEDS,
+        "random directions only",
+    ),
+    (
+        "with batch norms, SWA needs new statistics",
+        f"{new} % of error; {of_last} % with the last network's",
+        N_SEEDS,
+        "one network was tried",
+    ),
+    (
+        "SWAG lowers the test loss (Maddox et al.)",
+        f"{unsure['SWAG']} beside {unsure['SWA']} of SWA",
+        N_SEEDS,
+        "not here: it is higher",
+    ),
+)
 
 # %% [markdown]
 # ## Limits
@@ -529,8 +599,13 @@ print(pd.DataFrame(lines, index=["SGD", "SWA"]).T.round(2).to_string())
 # - The planes and the path are those of one seed; the numbers beside them are over all.
 # - "Wider" was measured along random directions of unit length, on which the scale of the weights
 #   matters (tutorial 00); the two networks' weights are about equally long.
+
+# %% [markdown]
+# ## Exercises
 #
-# ## Exercise 4.1 (10 minutes)
+# Each has a check that says what is wrong and never the answer, a hint, and a solution.
+#
+# ### Exercise 4.1 ★ (10 minutes)
 #
 # Averages can be merged. Write the mean of $n_a + n_b$ models from the mean of the first $n_a$ and that of
 # the other $n_b$: a function of two dicts of tensors and two numbers. Whole numbers (counters) are those
@@ -552,6 +627,14 @@ print(exercises.check_merge_means(merge_means))
 # A mean times its number is a sum. And what must the result be if $n_b$ is 0?
 #
 # </details>
+#
+# <details><summary>Expected output 4.1</summary>
+#
+# ```text
+# Passed: each model counts once.
+# ```
+#
+# </details>
 
 
 # %% tags=["solution"]
@@ -567,42 +650,169 @@ def merge_means(a, n_a, b, n_b):
 print(exercises.check_merge_means(merge_means))
 
 # %% [markdown]
-# ## Exercise 4.2, a game
+# ### Exercise 4.2 ★★ (10 minutes)
 #
-# Which average is the best? `design(epochs)` is given the number of epochs and returns as many
-# coefficients, which must sum to 1. They are applied to the ten recorded runs with the constant rate.
-# **The goal:** a lower mean test error than SWA's from epoch 9, in at least eight of the ten. In
-# SwaExplorer you can try windows first; but there is more than windows.
+# What is in an exponential average? It begins at the first network, $\bar w_1 = w_1$, and goes on with
+# $\bar w_n = \gamma\,\bar w_{n-1} + (1 - \gamma)\,w_n$. Write `ema_coefficients(n, decay)`: the share that
+# each of the $n$ networks has in $\bar w_n$, the first network's first. Then predict: with a decay of
+# 0.95 and 40 epochs, how much of the first network, which has hardly learned anything, is still there?
 
 
 # %% tags=["exercise"]
 # Exercise 4.2
-def design(epochs):
+def ema_coefficients(n, decay):
     raise NotImplementedError("write me")
 
 
 # %% tags=["check"]
-print(exercises.check_design(design, runs["constant"], tests, rival=swa))
+print(exercises.check_ema_coefficients(ema_coefficients))
 
 # %% [markdown]
 # <details><summary>Hint 4.2</summary>
 #
-# Which networks have learned the digits, and which the wrong labels? The figure by epoch tells both.
-# On the line from SGD to SWA and beyond, the best point was *beyond*: coefficients may be negative.
+# Follow one network. What does it get when it comes in, and what happens to that in every later step?
+# And which network comes in differently from all others?
+#
+# </details>
+#
+# <details><summary>Expected output 4.2</summary>
+#
+# ```text
+# decay 0.80: the first of 40 has 0.000, as many count as in a mean of 9.0
+# decay 0.90: the first of 40 has 0.016, as many count as in a mean of 18.9
+# decay 0.95: the first of 40 has 0.135, as many count as in a mean of 23.0
+# Passed: so much of each network is in the mean.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution"]
+# Solution 4.2 (click to open)
+def ema_coefficients(n, decay):
+    share = np.r_[1.0, np.full(n - 1, 1 - decay)]  # when it comes in
+    return share * decay ** np.arange(n)[::-1]
+
+
+for decay in (0.8, 0.9, 0.95):
+    c = ema_coefficients(40, decay)
+    text = f"the first of 40 has {c[0]:.3f}, as many count as in a mean of {1 / (c**2).sum():.1f}"
+    print(f"decay {decay:.2f}: {text}")
+print(exercises.check_ema_coefficients(ema_coefficients))
+
+# %% [markdown]
+# ### Exercise 4.3 ★★ (15 minutes)
+#
+# Why not simply lower the rate? In a bowl with the loss $h w^2 / 2$, a step of SGD with the rate $\eta$ is
+# $w_{t+1} = w_t - \eta\,(h w_t + s\,\varepsilon_t)$, where $\varepsilon_t$ is standard normal and $s$ the size
+# of the gradient's noise. It never stops, but the variance of $w_t$ settles. At what? Write
+# `variance(rate, h, noise)`, for rates below $2/h$. Then predict: if SGD walks on and one averages 1000 of
+# its steps, how does the variance of *that* depend on the rate?
+
+
+# %% tags=["exercise"]
+# Exercise 4.3
+def variance(rate, h, noise):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_settled_variance(variance))
+
+# %% [markdown]
+# <details><summary>Hint 4.3</summary>
+#
+# Write $w_{t+1}$ as a multiple of $w_t$ and something that is independent of it. Variances of independent
+# things add. Once it has settled, the variance is the same before and after a step.
+#
+# </details>
+#
+# <details><summary>Expected output 4.3</summary>
+#
+# ```text
+#       one network, by the formula  one network  mean of 1000
+# rate
+# 0.03                      0.00773      0.00775       0.00027
+# 0.10                      0.02778      0.02784       0.00024
+# 0.30                      0.10714      0.10699       0.00025
+# 0.90                      2.25000      2.26167       0.00023
+# Passed: so far from the bottom SGD goes on walking.
+# ```
 #
 # </details>
 
 
 # %% tags=["solution", "approximate"]
-# Solution 4.2 (click to open)
+# Solution 4.3 (click to open)
+def variance(rate, h, noise):
+    return rate * noise**2 / (h * (2 - rate * h))
+
+
+rng, h, table = np.random.default_rng(0), 2.0, {}
+for rate in (0.03, 0.1, 0.3, 0.9):
+    w = [np.zeros(1000)]  # a thousand walks at once
+    for _ in range(1200):
+        w.append(w[-1] - rate * (h * w[-1] + rng.standard_normal(1000)))
+    table[rate] = variance(rate, h, 1.0), np.var(w[200:]), np.mean(w[200:], axis=0).var()
+names = ["one network, by the formula", "one network", "mean of 1000"]
+print(pd.DataFrame(table, names).T.rename_axis("rate").round(5).to_string())
+print(exercises.check_settled_variance(variance))
+
+# %% [markdown]
+# ### Exercise 4.4 ★★★ (open-ended, 20 minutes)
+#
+# Which average is the best? Below, `SwaExplorer` has the first seed's run with the constant rate, as it
+# was recorded. Which windows are good, and why? There is more than windows: `design(epochs)` is given
+# the number of epochs and returns as many coefficients, which must sum to 1. They are applied to the
+# *nine other* seeds' runs, which you have not looked at.
+#
+# **Goal:** a lower mean test error than that of SWA from epoch 9, and a lower one in at least eight of the
+# nine.
+
+# %% tags=["nbval-ignore-output"]
+run = {"first seed": runs["constant"][0]}
+explorer = widgets.SwaExplorer(run, evaluations[0], resolution=7)
+explorer.start = 8
+explorer.wait(timeout=250)
+explorer
+
+
+# %% tags=["exercise"]
+# Exercise 4.4
+def design(epochs):
+    raise NotImplementedError("write me")
+
+
+# %% tags=["check"]
+print(exercises.check_design(design, runs["constant"][1:], tests[1:], rival=swa[1:]))
+
+# %% [markdown]
+# <details><summary>Hint 4.4</summary>
+#
+# Which networks have learned the digits, and which the wrong labels? The figure by epoch tells both.
+# On the line from SGD to SWA and beyond, the best point was *beyond*: coefficients may be negative.
+#
+# </details>
+#
+# <details><summary>Expected output 4.4</summary>
+#
+# ```text
+# Passed: 7.62 % of error beside 10.21 %, and lower in 100% of 9 runs.
+# ```
+#
+# </details>
+
+
+# %% tags=["solution", "approximate"]
+# Solution 4.4 (click to open)
 def design(epochs):
     early = np.where(np.arange(epochs) < epochs / 2, 1.0, 0.3)
     return early / early.sum()
 
 
-print(exercises.check_design(design, runs["constant"], tests, rival=swa))
+print(exercises.check_design(design, runs["constant"][1:], tests[1:], rival=swa[1:]))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Summary
 #
 # - The mean of the weights along a run at a constant rate has a higher training loss and a third less
@@ -613,9 +823,49 @@ print(exercises.check_design(design, runs["constant"], tests, rival=swa))
 #   same images is better than both.
 # - With right labels no gain was seen at this scale.
 # - With batch norms, an average needs new statistics.
+
+# %% [markdown] tags=["slide"]
+# ## For discussion
 #
-# Next: averages of *different* runs from one start, model soups.
+# 1. "The centre of a wide region", or "an average over a time in which the wrong labels were not yet
+#    learned": which story does this page support? What experiment would tell them apart?
+# 2. The lowest test error lies beyond the average. Should one go there? Who says how far?
+# 3. Your next training takes three weeks. Would you keep an average of it, of what, and what would you
+#    have to show before you publish it?
+# 4. With right labels SWA has no gain here. Does that speak against the paper?
+# 5. Our wrong labels were drawn at random. Real annotators confuse what looks alike, and label some
+#    groups of images worse than others. What would an average do then, and for whom?
+
+# %% [markdown] tags=["teacher"]
+# <details><summary>For the teacher</summary>
 #
+# 1. For the second: SGD that is stopped early comes level, a start at epoch 1 is best, the path moves on
+#    steadily, and nothing is gained with right labels. For the first: the line and the random
+#    directions; and the best average beats the best single epoch. An experiment: average networks
+#    that differ by noise only, of one short stretch at the rate at which nothing is learned any more, or
+#    of many runs from one epoch on with other batches.
+# 2. On the line, yes, if images that were not used for anything else say how far: one more number is
+#    chosen, and it can be fooled like any other. Let them notice that a point beyond the average has
+#    negative coefficients, and find the plane in which it lies.
+# 3. An EMA or a few running means with different starts cost a copy of the weights each, and decide
+#    nothing in advance. To show: new statistics for the batch norms, the same evaluation for both, the
+#    choice made on images that are not in the test set.
+# 4. The interval for right labels is about ± 0.2 points, and the paper's gains are about one point of
+#    another measure, on networks a thousand times as large that do not reach zero training loss. Absence
+#    at one scale is not absence. A good answer names the size of the gain that the interval rules out.
+# 5. Labels that are wrong in a system are learned early, together with what is right, and no average
+#    over time takes them out. A mean accuracy would hide it: ask for the error of each group.
+#
+# Where students go wrong: they take the falling training error of SGD for success; they say "SWA is
+# flatter" of the plane, which is one seed and one plane; they forget the statistics of batch norms and
+# conclude that averaging fails; in 4.2 they give the first network the share of the others; in 4.3 they
+# forget that the factor is squared; in 4.4 they tune on the nine runs until it passes, and call it found.
+# About 40 minutes for the page, 10 each for 4.1 and 4.2, 15 for 4.3, 20 for 4.4, 15 for a discussion of
+# two questions.
+#
+# </details>
+
+# %% [markdown]
 # ## References
 #
 # 1. P. Izmailov, D. Podoprikhin, T. Garipov, D. Vetrov and A. G. Wilson, *Averaging weights leads to
@@ -626,3 +876,5 @@ print(exercises.check_design(design, runs["constant"], tests, rival=swa))
 #    connectivity, and fast ensembling of DNNs*, NeurIPS 2018, arXiv:1802.10026.
 # 4. B. T. Polyak and A. B. Juditsky, *Acceleration of stochastic approximation by averaging*, SIAM
 #    Journal on Control and Optimization 30 (1992), doi:10.1137/0330046.
+#
+# **Next:** [05, model soups](05_model_soups.ipynb): averages of *different* runs from one start.
