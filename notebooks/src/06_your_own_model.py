@@ -138,7 +138,8 @@ print(table.groupby("network").agg(["mean", "std"]).round(2).to_string())
 # fine-tunes a file each.
 
 # %%
-folder = tempfile.mkdtemp()
+scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+folder = scratch.name
 
 
 def saved(weights, name, **how):
@@ -275,7 +276,8 @@ else:
 # ## Along which directions
 #
 # The spectrum of $W' - W$ says along how many. The stable rank, the sum of all eigenvalues by the
-# largest, is 1 for a change in one direction, and $M$ if all $M$ have changed alike.
+# largest, is 1 for a change in one direction, and $M$ if all $M$ have changed alike. (Of a convolution it is that
+# of a slice on average, and may be below 1.)
 
 # %%
 by_hand = torch.linalg.svdvals(V - W).square().flip(0)
@@ -293,12 +295,14 @@ if other is not None:
 
 # %% tags=["slide"]
 if other is not None:
-    moved = changed[changed.log_norm > -np.inf].name
-    both = [spectra.spectra(model, names=moved.iloc[:3]) for model in (weights, delta)]
+    moved = changed[changed.log_norm > -np.inf].name.iloc[:3]
+    both = [spectra.spectra(model, names=moved) for model in (weights, delta)]
     fig, axs = plt.subplots(1, 3, figsize=(10, 3.4))
     for ax, before, change in zip(axs, *both, strict=False):
         plots.plot_esd(before, others={"of the change": change}, bins=30, label="of W", ax=ax)
         ax.legend(fontsize=9, loc="upper right")
+    for ax in axs[len(moved) :]:
+        ax.remove()
     print(plots.describe(fig))
 
 # %% [markdown]
@@ -419,11 +423,11 @@ for name, merge in merged.items():
     rows.append((name, len(opened(path)), f"{size / 1e6:.2f} MB", loss))
 if evaluate is not None:
     rows += [(name, len(model), "", evaluate(model)) for name, model in models.items()]
-print(
-    pd.DataFrame(rows, columns=["", "tensors", "on disk", "loss"]).round(2).to_string(index=False)
-)
+table = pd.DataFrame(rows, columns=["", "tensors", "on disk", "loss"]).round(2)
+print(table.to_string(index=False) if rows else "Nothing to merge: there is no second checkpoint.")
 
 # %% [markdown]
+# They lie in `folder`, which is deleted when the kernel ends: save what you want to keep under a path of yours.
 # What chose a greedy soup must not judge it: keep other data for that. The same from the command line,
 # which goes on where it was interrupted; `--copy-from 1` takes the configuration of the first ingredient
 # along:
