@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "soups": {"averaging", "zoo"},
     "predictors": set(),
     "plots": set(),
-    "exercises": {"features", "fits", "landscape", "predictors", "zoo"},
+    "exercises": {"features", "fits", "landscape", "predictors", "spectra", "zoo"},
     "course": set(),
     "widgets": {
         *("plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wskit.exercises._verdict import AnswerError, Verdict, as_number, verdict_on
+from wskit.spectra import shuffled
 
 _ALPHA_OFF = 0.25  # how far a forged alpha may be off
 _EARLY = 30  # updates
@@ -239,16 +240,13 @@ def _tell_trained(tell: Callable[..., Any], runs: Sequence[Mapping[int, Tensor]]
     draw = torch.Generator().manual_seed(0)
     chance = {
         "untrained layers": [run[0] for run in runs],
-        "shuffled layers": [],
-        "matrices of noise": [],
+        "shuffled layers": [shuffled(run[max(run)], seed=i) for i, run in enumerate(runs)],
+        "matrices of noise": [
+            torch.randn(*shape, generator=draw, dtype=runs[0][0].dtype)
+            for shape in ((256, 128), (64, 64), (256, 32), (32, 16))
+            for _ in range(10)
+        ],
     }
-    for W in (run[max(run)] for run in runs):
-        entries = W.flatten()[torch.randperm(W.numel(), generator=draw)]
-        chance["shuffled layers"].append(entries.reshape(W.shape))
-    for N, M in ((256, 128), (64, 64), (256, 32), (32, 16)):
-        chance["matrices of noise"] += [
-            torch.randn(N, M, generator=draw, dtype=W.dtype) for _ in range(10)
-        ]
     alarms = {kind: sum(_yes(tell(W)) for W in found) for kind, found in chance.items()}
     n_chance = sum(map(len, chance.values()))
     if any(alarms.values()):
