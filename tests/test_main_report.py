@@ -37,7 +37,7 @@ def test_a_folder_with_another(model: Path, capsys: Any) -> None:
     assert capsys.readouterr().out == "r.html\n"
     text = Path("r.html").read_text(encoding="utf-8")
     assert "1 of 1 tensor can be compared with" in text
-    assert text.count('scope="row" class="name">fc.weight') == 6, "a row of each table"
+    assert text.count('scope="row" class="name">fc.<wbr>weight') == 6, "a row of each table"
 
 
 def test_a_name_of_the_manifests(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

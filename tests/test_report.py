@@ -85,7 +85,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -160,6 +160,7 @@ def test_summary(found):
     assert "NaN or inf is in 1 layer: nan.weight." in text
     assert "1 lost rank: low.weight." in text
     assert "Weights alone do not tell how accurate" in found.summary[-1]
+    assert repr(found).startswith("Report('dict': There are 64,314 parameters")
 
 
 def test_specimens_are_few_and_say_why(found):

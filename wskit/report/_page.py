@@ -249,7 +249,7 @@ def _comparison(found: Comparison) -> str:
     if figures:
         parts.append("<p>Spectra of the difference, where there is most to see:</p>")
         parts.append(f'<div class="pictures">{figures}</div>')
-    return _section(f"Compared with {_title(found.provenance)}", *parts)
+    return _section("Compared with the other weights", *parts)
 
 
 def _all_tables(report: Report) -> str:

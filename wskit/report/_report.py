@@ -127,3 +127,6 @@ class Report:
     conv: ConvRule
     provenance: Provenance
     comparison: Comparison | None
+
+    def __repr__(self) -> str:
+        return f"Report({self.provenance.source!r}: {' '.join(self.summary[:-1])})"

@@ -61,7 +61,7 @@ thead th { font-weight: 600; vertical-align: bottom; }
 tbody th { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .82rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .text { min-width: 20rem; }
-.name { max-width: 22rem; overflow-wrap: anywhere; }
+.name { min-width: 13rem; max-width: 22rem; overflow-wrap: anywhere; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .trained { color: var(--trained); } .random { color: var(--random); }
 .collapsed { color: var(--collapsed); } .unclear { color: var(--unclear); }

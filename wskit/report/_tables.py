@@ -48,7 +48,8 @@ def _row(titles: Iterable[str], cells: Sequence[str]) -> str:
         f"<td{_kind(title, cell)}>{safe(cell)}</td>"
         for title, cell in zip(others, rest, strict=True)
     )
-    return f'<tr><th scope="row"{_kind(first)}>{safe(name)}</th>{row}</tr>'
+    title = safe(name).replace(".", ".<wbr>")  # where a long name may go on in the next line
+    return f'<tr><th scope="row"{_kind(first)}>{title}</th>{row}</tr>'
 
 
 def _kind(title: str, cell: str = "") -> str:
