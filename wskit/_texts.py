@@ -26,3 +26,14 @@ def shorten(name: str) -> str:
     """Return a name that fits a column, or a tick of an axis."""
     half = (_NAME_LETTERS - 1) // 2
     return name if len(name) <= _NAME_LETTERS else f"{name[:half]}…{name[-half:]}"
+
+
+def printable(text: str) -> str:
+    """Return a text with what has no shape of its own written out as its code.
+
+    Control characters, marks that turn the direction of reading and lone surrogates: a name
+    cannot pretend to be another, and what it is in can be encoded.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

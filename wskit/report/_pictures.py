@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wskit import plots
-from wskit._texts import shorten
+from wskit._texts import printable, shorten
 from wskit.report._report import Specimen
 
 _DPI = 144  # an inch is 100 points of the page: sharp on a dense screen, and still small
@@ -55,7 +55,7 @@ def depth_picture(table: pd.DataFrame, metric: str, *, x: str, y: str) -> Pictur
     """Draw a column of a table from the first row to the last; `x` and `y` name the axes."""
     figure = Figure(figsize=(9.0, 4.4 if len(table) <= 30 else 3.6))
     with mpl.rc_context(plots.STYLE):
-        named = table.assign(name=[shorten(name) for name in table["name"]])
+        named = table.assign(name=[shorten(printable(name)) for name in table["name"]])
         ax = plots.plot_metric_by_depth(named, metric=metric, ax=figure.subplots())
         ax.set(xlabel=x, ylabel=y)
         if len(ax.get_legend_handles_labels()[0]) == 1:

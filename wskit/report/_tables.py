@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from wskit._texts import DASH, size_text
+from wskit._texts import DASH, printable, size_text
 
 MOST_ROWS = 2000
 """Rows of a table that the page shows, at the most; the file beside it has all."""
@@ -16,15 +16,8 @@ TEXTS = {"Layer", "Tensor", "Verdict", "Remarks", "Phase", "Kind", "dtype", "Why
 
 
 def safe(text: object) -> str:
-    """Escape a text for HTML, and write out what has no shape of its own.
-
-    Control characters, marks that turn the direction of reading and lone surrogates are shown as
-    their codes: a name cannot pretend to be another, and the page can be encoded.
-    """
-    shown = (
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )
-    return html.escape("".join(shown))
+    """Escape a text for HTML."""
+    return html.escape(printable(str(text)))
 
 
 def table(caption: str, columns: Mapping[str, Sequence[str]]) -> str:
