@@ -6,8 +6,6 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
+from wskit._parallel import results
 from wskit.errors import FeatureError
 
 Row = Mapping[str, object]
@@ -167,21 +166,12 @@ def _parallel(
     kept: "_Store | None",
 ) -> Iterator[tuple[int, Any]]:
     """Yield (place, result) as they come."""
-    stored = "" if kept is None else f" What was finished is in {kept.folder}; call again to go on."
-    try:
-        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-            joblib.delayed(_numbered)(place, task, paths[place]) for place in places
-        )
-    except BrokenProcessPool as error:
-        raise FeatureError(
-            "a worker process ended while it worked, as one does that takes too much memory: give "
-            f"fewer n_jobs, or look at what the function reads.{stored}"
-        ) from error
-    except CancelledError as error:
-        raise FeatureError(
-            "the cluster's scheduler is gone: start it and its workers again, and make "
-            f"a new Client.{stored}"
-        ) from error
+    yield from results(
+        (joblib.delayed(_numbered)(place, task, paths[place]) for place in places),
+        n_jobs=n_jobs,
+        error=FeatureError,
+        kept=None if kept is None else kept.folder,
+    )
 
 
 def _numbered(place: int, task: Callable[[str], Any], path: str) -> tuple[int, Any]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit._parallel import results
 from wskit.errors import ZooError
 from wskit.zoo._architectures import Form, Model, Network, OwnModule, network_of
 from wskit.zoo._block import Images, n_train, n_updates, train_block
@@ -56,11 +58,16 @@ class Compute:
         Models that are trained together.
     device : torch.device or str, optional
         None means where ``data.train_x`` is.
+    n_jobs : int, optional
+        Blocks that are trained at the same time, as for `joblib.Parallel`: None is 1, unless a
+        ``joblib.parallel_config`` says otherwise, such as one that names a Dask cluster. Processes
+        pay on many cores or machines; each begins by importing torch.
     """
 
     form: Form | None = None
     block_size: int = BLOCK_SIZE
     device: torch.device | str | None = None
+    n_jobs: int | None = None
 
 
 def train_zoo(
@@ -245,8 +252,11 @@ def _blocks(
         for zoo in _found(place, keys, list(network.shapes)):
             yield zoo, False
             rows = rows[~rows.run.isin(zoo.records.run)]
-    for block in _plan(rows, len(images.train[0]), compute.block_size):
-        zoo = train_block(network, images, block, epochs, form)
+    tasks = (
+        joblib.delayed(train_block)(network, images, block, epochs, form)
+        for block in _plan(rows, len(images.train[0]), compute.block_size)
+    )
+    for zoo in results(tasks, n_jobs=compute.n_jobs, error=ZooError, kept=place):
         if place is not None:
             _write(place, zoo, [keys[run] for run in zoo.records.run])
         yield zoo, True

@@ -1,4 +1,4 @@
-"""wskit.features.model_table on a real Dask cluster of processes on 127.0.0.1."""
+"""model_table and train_zoo on a real Dask cluster of processes on 127.0.0.1."""
 
 import functools
 import os
@@ -7,14 +7,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
+import pandas as pd
 import pytest
 import table_kit
+import torch
 from pandas.testing import assert_frame_equal
 
+from wskit.data import load_dataset
 from wskit.errors import FeatureError
 from wskit.features import model_table
+from wskit.zoo import MLP, Compute, sample_hyperparameters, train_zoo
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -84,6 +89,26 @@ def test_a_worker_is_killed_and_nothing_is_lost(client, paths, tmp_path):
         table = model_table(deadly, paths, store=tmp_path / "rows")
     assert (tmp_path / "flag").exists(), "a worker was killed"
     assert_frame_equal(table, model_table(table_kit.norm, paths), check_exact=True)
+
+
+@pytest.mark.parametrize("backend", ["dask", "loky"])
+def test_a_zoo_is_trained_a_block_a_task(client, tmp_path, backend):
+    digits = load_dataset("digits")
+    parts = ("train_x", "train_y", "test_x", "test_y")
+    data = SimpleNamespace(**{part: getattr(digits, part)[:60] for part in parts})
+    table = sample_hyperparameters(6, rng=0).assign(epochs=2)
+    alone = train_zoo(MLP(), data, table, compute=Compute(block_size=2))
+    with joblib.parallel_config(backend, n_jobs=2):
+        apart = train_zoo(MLP(), data, table, compute=Compute(block_size=2), folder=tmp_path)
+    pd.testing.assert_frame_equal(apart.records, alone.records)
+    for name, stack in alone.weights.items():
+        torch.testing.assert_close(apart.weights[name], stack)
+    written = sorted(tmp_path.glob("*.parquet"))
+    assert len(written) > 1
+    written[0].unlink()
+    written[0].with_suffix(".safetensors").unlink()
+    again = train_zoo(MLP(), data, table, compute=Compute(block_size=2), folder=tmp_path)
+    pd.testing.assert_frame_equal(again.records, alone.records)
 
 
 def test_a_scheduler_that_goes_away_is_said(paths, tmp_path):
