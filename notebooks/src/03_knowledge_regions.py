@@ -654,8 +654,8 @@ print(exercises.check_match_neurons(match_neurons))
 # %% [markdown]
 # ### Exercise 3.4 ★★★ (15 minutes)
 #
-# A game. You stand inside of a region and look in one direction. `loss(alpha)` tells the loss at a
-# distance alpha, and every question counts. Where does the loss rise over `level`? Return the edge to
+# A game. You stand inside of a region and look in one direction. `loss(distance)` tells the loss at a
+# distance from you, and every question counts. Where does the loss rise over `level`? Return the edge to
 # within 1 %. It may be at 0.3 or at 200. At most 12 questions on average, over edges that you do not
 # know; under 6 is very good.
 
