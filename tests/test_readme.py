@@ -18,7 +18,9 @@ from wskit import __main__ as cli
 from wskit import checkpoints, data
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {"README.md": TEXT, "index.md": (NOTEBOOKS / "index.md").read_text(encoding="utf-8")}
+PAGES = {"README.md": TEXT} | {
+    name: (NOTEBOOKS / name).read_text(encoding="utf-8") for name in ("index.md", "TEACHING.md")
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PICTURE = re.compile(r"!\[([^\]]*)\]\((?:notebooks/)?images/([\w.]+)\)")
 
