@@ -48,6 +48,7 @@ class Task:
 
     def __init__(self, report: Callable[[float], None]) -> None:
         self.cancelled = threading.Event()
+        self.ended = threading.Event()  # to wait for: Ctrl-C can spoil the joining of a thread
         self.finish: Callable[[], None] | None = None  # set once the work is done
         self._report = report
         self._last = 0.0
@@ -117,17 +118,18 @@ class Panel(widgets.VBox):
         timeout : float, default 60.0
             Seconds; after that a `TimeoutError` is raised, and the work goes on.
         """
-        task, thread = self._task, self._thread
-        if task is None or thread is None:
+        task = self._task
+        if task is None:
             return
-        thread.join(timeout)
-        if thread.is_alive():
+        if not task.ended.wait(timeout):
             raise TimeoutError(f"still {self.status} after {timeout:g} s; wait on, or cancel()")
         self._settle(task)
 
     def close(self) -> None:
         """Cancel what runs, and remove the panel from the page."""
         self.cancel()
+        for part in _parts(self):  # ipywidgets would keep all that is in a box
+            part.close()
         super().close()
 
     def describe(self) -> str:
@@ -166,8 +168,15 @@ class Panel(widgets.VBox):
             except Exception as error:
                 failure = error  # `error` is gone when the lambda runs
                 task.finish = lambda: self._fail(failure)
+            except BaseException as error:
+                if not thread:  # Ctrl-C: it is for who called
+                    self.cancel()
+                    raise
+                failure = WskitError(f"The work was ended by {error!r}.")
+                task.finish = lambda: self._fail(failure)
             else:
                 task.finish = lambda: show(result)
+            task.ended.set()
             if loop is not None or not thread:
                 post(self._settle, task)
 
@@ -202,6 +211,9 @@ class Panel(widgets.VBox):
             task.finish()
         except Exception as error:
             self._fail(error)
+        except BaseException:  # Ctrl-C: what is shown is half of it
+            self.message, self.status = "Cancelled.", "cancelled"
+            raise
 
     def _fail(self, error: Exception) -> None:
         """Show an expected error as its sentence, and a surprise as one too."""
@@ -251,10 +263,18 @@ def button(description: str, icon: str, action: Callable[[], None]) -> widgets.B
 
 def labelled(control: widgets.Widget, width: str = "max-content") -> widgets.Widget:
     """Give a control's label the room that it needs, and the control no more than the page has."""
-    control.style = {"description_width": "initial"}
+    control.style.description_width = "initial"
     control.layout.width, control.layout.max_width = width, "100%"
     control.layout.margin = "2px 1em 2px 2px"
     return control
+
+
+def _parts(widget: widgets.Widget) -> list[widgets.Widget]:
+    """Return all widgets that one is made of."""
+    own = [getattr(widget, name, None) for name in ("layout", "style")]
+    children = getattr(widget, "children", ())
+    below = [part for child in children for part in [child, *_parts(child)]]
+    return [part for part in own if isinstance(part, widgets.Widget)] + below
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

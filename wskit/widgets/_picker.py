@@ -139,6 +139,7 @@ class CheckpointPicker(Panel):
 
     def close(self) -> None:
         """Cancel what runs, drop the upload, and remove the panel from the page."""
+        self._chooser.children = list(self._choosers.values())  # all of them are closed
         super().close()
         if self._folder is not None:
             self._folder.cleanup()
@@ -198,7 +199,9 @@ class CheckpointPicker(Panel):
         )
         entry = labelled(widgets.Dropdown(options=self._entries, description="Entry"))
         hint = "file or folder of weights, or hf://org/name@revision"
-        path = labelled(widgets.Text(description="Path", placeholder=hint), "40em")
+        # Not at each letter: the last ones would come after a click on "Open".
+        path = widgets.Text(description="Path", placeholder=hint, continuous_update=False)
+        path = labelled(path, "40em")
         self._variable = labelled(widgets.Dropdown(options=[], description="Module"))
         traitlets.link((self, "origin"), (origin, "value"))
         traitlets.link((self, "entry"), (entry, "value"))

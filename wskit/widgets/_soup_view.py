@@ -26,15 +26,22 @@ class IngredientRow(widgets.HBox):
     """A tick and a slider, and beside them the coefficient and the model's own score."""
 
     def __init__(self, name: str, width: str) -> None:
-        self.tick = widgets.Checkbox(description=name, indent=False, tooltip=name)
-        self.tick.layout = {"width": width, "flex": "none"}
-        self.slider = widgets.FloatSlider(1.0, min=0.0, max=MOST, step=0.05, readout=False)
+        self.tick = widgets.Checkbox(
+            description=name, indent=False, tooltip=name, layout={"width": width, "flex": "none"}
+        )
+        self.slider = widgets.FloatSlider(
+            1.0,
+            min=0.0,
+            max=MOST,
+            step=0.05,
+            readout=False,
+            style={"description_width": "initial"},
+            layout={"width": _SLIDER, "flex": "none"},
+        )
         self.slider.description, self.slider.tooltip = "share", f"share of {name}"
-        self.slider.style = {"description_width": "initial"}
-        self.slider.layout = {"width": _SLIDER, "flex": "none"}
         self._note = widgets.HTML()
-        super().__init__([self.tick, self.slider, self._note])
-        self.layout = {"flex": "none", "align_items": "center", "height": _ROW}
+        layout = {"flex": "none", "align_items": "center", "height": _ROW}
+        super().__init__([self.tick, self.slider, self._note], layout=layout)
 
     def show(self, is_in: bool, share: float, part: float, score: str) -> None:
         """Put the controls to the state."""

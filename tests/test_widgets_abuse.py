@@ -1,0 +1,449 @@
+"""All panels, ill-treated: many changes, closing and Ctrl-C amid work, many panels, one file."""
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import test_widgets_region as region
+import test_widgets_soup as soup
+import test_widgets_swa as swa
+import test_widgets_zoo as zoo
+import torch
+from comm import get_comm_manager
+from ipywidgets import HTML
+from ipywidgets.widgets.widget import _instances
+from matplotlib.figure import Figure
+
+from wskit import checkpoints, data
+from wskit.widgets import (
+    CheckpointPicker,
+    EsdExplorer,
+    RegionExplorer,
+    SoupKitchen,
+    SwaExplorer,
+    ZooExplorer,
+    _esd,
+)
+from wskit.widgets._panel import Panel
+from wskit.widgets._picture import Picture
+from wskit.zoo import load_zoo, save_zoo
+
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open", "no_layout")
+
+MANY_CHANGES = pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
+MANY_PANELS = pytest.mark.parametrize("n", [3, pytest.param(30, marks=pytest.mark.slow)])
+SEED = torch.Generator().manual_seed(0)
+NET = {
+    "conv.weight": torch.randn(8, 6, 3, 3, generator=SEED),
+    "fc.weight": torch.randn(30, 20, generator=SEED),
+}
+ZOO = zoo.make_zoo()
+
+
+def catalogue() -> list[str]:
+    entries = data.catalog()
+    return list(entries["name"][entries["kind"] == "weights"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a panel is made of files in a folder, and what can be done to it."""
+
+    make: Callable[[Path], Panel]
+    change: Callable[[Panel, int], None]  # to the i-th of many values, all different in a row
+    work: Callable[[Panel, Path], None]  # begins work in a thread
+    n_pictures: int  # that are drawn at each change, before any thread
+
+
+def opened(models: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for name, model in models.items():
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            checkpoints.save_weights(model, path)
+    return {name: checkpoints.open_checkpoint(folder / f"{name}.safetensors") for name in models}
+
+
+def loaded_zoo(folder: Path) -> Any:
+    if not (folder / "zoo").exists():
+        save_zoo(ZOO, folder / "zoo")
+    return load_zoo(folder / "zoo")
+
+
+def load_path(panel: Any, folder: Path) -> None:
+    opened({"net": NET}, folder)["net"].close()
+    panel.origin, panel.path = "path", str(folder / "net.safetensors")
+    panel.load()
+
+
+CASES = {
+    "picker": Case(
+        lambda folder: CheckpointPicker(modules={}),
+        lambda panel, i: panel.set_trait("entry", catalogue()[i % len(catalogue())]),
+        load_path,
+        0,
+    ),
+    "esd": Case(
+        lambda folder: EsdExplorer(opened({"net": NET}, folder)["net"], layer="fc.weight"),
+        lambda panel, i: setattr(panel._slider, "value", i % 13 + 1),
+        lambda panel, folder: panel.compute_table(),
+        1,
+    ),
+    "zoo": Case(
+        lambda folder: ZooExplorer(loaded_zoo(folder), estimator=zoo.LINEAR),
+        lambda panel, i: panel.set_trait("x_range", (-5 - i % 10, 5)),
+        lambda panel, folder: panel.retrain(),
+        1,
+    ),
+    "region": Case(
+        lambda folder: RegionExplorer(
+            opened(region.MODELS, folder), region.EVALUATE, map=region.MAP, resolution=5
+        ),
+        lambda panel, i: panel.set_trait("c1", (i % 40) / 50),
+        lambda panel, folder: panel.set_trait("first", "d" if panel.first != "d" else "a_0"),
+        1,
+    ),
+    "swa": Case(
+        lambda folder: SwaExplorer(swa.RUNS, swa.EVALUATE, train=swa.train, resolution=5),
+        lambda panel, i: panel.set_trait("start", i % 9 + 1),
+        lambda panel, folder: panel.set_trait("every", 3 - panel.every),
+        0,
+    ),
+    "soup": Case(
+        lambda folder: SoupKitchen(opened(soup.INGREDIENTS, folder), soup.EVALUATE),
+        lambda panel, i: panel.set_trait("shares", {"b": 1 + (i % 10) / 10}),
+        lambda panel, folder: panel.greedy(),
+        1,
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
+    """The pictures that are computed from now on, in their order."""
+    shown: list[Picture] = []
+    original = Picture.show
+
+    def show(self: Picture, png: bytes, description: str) -> None:
+        shown.append(self)
+        original(self, png, description)
+
+    monkeypatch.setattr(Picture, "show", show)
+    return shown
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Work in a thread begins when it is let go."""
+    gate, original = threading.Event(), Panel._run
+
+    def held(self: Panel, work: Any, show: Any, *, thread: str = "") -> None:
+        def waiting(task: Any) -> Any:
+            assert gate.wait(60)
+            return work(task)
+
+        original(self, waiting if thread else work, show, thread=thread)
+
+    monkeypatch.setattr(Panel, "_run", held)
+    yield gate
+    gate.set()
+    no_threads_are_left()
+
+
+def threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "wskit-panel"]
+
+
+def no_threads_are_left() -> None:
+    for each in threads():
+        each.join(60)
+    assert threads() == []
+
+
+def screen(panel: Any) -> tuple[Any, ...]:
+    """All that is seen of a panel, but for its table of files."""
+    views = [getattr(panel, name, None) for name in ("_about", "_numbers", "_numbers_view")]
+    texts = [view.value for view in views if isinstance(view, HTML)]
+    return panel.describe(), panel.static_image(), panel.status, panel.message, *texts
+
+
+def made(case: Case, folder: Path) -> Panel:
+    panel = case.make(folder)
+    panel.wait()
+    return panel
+
+
+def is_like_a_new_one(panel: Panel, case: Case, folder: Path, i: int) -> None:
+    """After the i-th change the panel shows what a new one does."""
+    case.change(panel, i)
+    panel.wait()
+    fresh = made(case, folder)
+    case.change(fresh, i)
+    fresh.wait()
+    assert screen(panel) == screen(fresh)
+    assert panel.status in ("done", "idle")
+    fresh.close()
+
+
+# -- many changes -----------------------------------------------------------------------------
+
+
+@MANY_CHANGES
+def test_many_changes_end_where_one_does(
+    case: Case, n: int, tmp_path: Path, pictures: list[Picture]
+) -> None:
+    panel = made(case, tmp_path)
+    before = screen(panel)
+    del pictures[:]
+    for i in range(n):
+        case.change(panel, i)
+    panel.wait()
+    assert screen(panel) != before
+    # What a thread computes, which here is a curve and two pictures on two grids, is drawn once.
+    assert 0.9 * case.n_pictures * n <= len(pictures) <= case.n_pictures * n + 5
+    is_like_a_new_one(panel, case, tmp_path, n - 1)
+    no_threads_are_left()
+    panel.close()
+
+
+def test_many_changes_of_slow_work_are_one_picture(
+    tmp_path: Path, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_esd, "_INLINE_OPERATIONS", 0)
+    panel = EsdExplorer(NET)
+    panel.wait()
+    del pictures[:]
+    for i in range(201):
+        panel.layer = list(NET)[i % 2]
+    panel.layer = "fc.weight"
+    panel.wait()
+    assert len(pictures) == 1
+    no_threads_are_left()
+    fresh = EsdExplorer(NET, layer="fc.weight")
+    fresh.wait()
+    assert screen(panel) == screen(fresh)
+    panel.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize("name", ["region", "swa"])
+def test_many_changes_in_one_turn_of_the_kernel_are_one_landscape(
+    name: str, tmp_path: Path, pictures: list[Picture]
+) -> None:
+    case = CASES[name]
+
+    async def main() -> Panel:
+        panel = case.make(tmp_path)
+        for _ in range(21):
+            case.work(panel, tmp_path)
+        del pictures[:]
+        while panel.status == "running":
+            await asyncio.sleep(0.01)
+        return panel
+
+    panel = asyncio.run(main())
+    assert 1 <= len(pictures) <= 5  # a curve, and two pictures on two grids
+    assert panel.status == "done"
+    no_threads_are_left()
+    fresh = made(case, tmp_path)
+    case.work(fresh, tmp_path)
+    fresh.wait()
+    assert screen(panel) == screen(fresh)
+    panel.close()
+    fresh.close()
+
+
+# -- closing and Ctrl-C -----------------------------------------------------------------------
+
+
+def test_closing_amid_work(
+    case: Case, tmp_path: Path, gate: threading.Event, pictures: list[Picture]
+) -> None:
+    before = set(_instances)
+    panel = case.make(tmp_path)
+    gate.set()
+    panel.wait()
+    gate.clear()
+    case.work(panel, tmp_path)
+    assert (panel.status, len(threads())) == ("running", 1)
+    panel.close()
+    del pictures[:]
+    gate.set()
+    no_threads_are_left()
+    panel.wait()
+    assert panel.status == "cancelled"
+    assert pictures == []
+    panel.close()  # twice is as good
+    assert set(_instances) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent to a thread")
+def test_ctrl_c_while_a_thread_works(case: Case, tmp_path: Path, gate: threading.Event) -> None:
+    panel = case.make(tmp_path)
+    gate.set()
+    panel.wait()
+    gate.clear()
+    case.work(panel, tmp_path)
+
+    def press() -> None:
+        time.sleep(0.2)  # until it is waited for
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        threading.Thread(target=press).start()
+        panel.wait()
+    assert panel.status == "running"  # the work goes on; Cancel would end it
+    gate.set()
+    panel.wait()
+    assert panel.status == "done"
+    if not isinstance(panel, CheckpointPicker | SoupKitchen):
+        case.work(panel, tmp_path)
+        panel.wait()
+        assert panel.status == "done"
+    panel.cancel()
+    panel.close()
+
+
+def test_ctrl_c_while_work_is_shown(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel: Any = made(case, tmp_path)
+    case.work(panel, tmp_path)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Picture, "show", interrupted)
+        patch.setattr(CheckpointPicker, "_show_entry", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            panel.wait()
+    assert (panel.status, panel.message) == ("cancelled", "Cancelled.")
+    case.work(panel, tmp_path)
+    panel.wait()
+    assert panel.status == "done"
+    panel.close()
+
+
+def test_ctrl_c_in_work_that_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = EsdExplorer(NET)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_esd, "spectrum", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            panel.layer = "fc.weight"
+    assert (panel.status, panel.static_image()) == ("cancelled", b"")
+    panel.wait()  # nothing runs
+    panel.layer = "conv.weight"
+    assert panel.status == "done"
+    panel.close()
+
+
+def test_a_measure_that_ends_the_program_ends_the_work(tmp_path: Path) -> None:
+    """An exit in a thread is a failure, which is said; `wait` does not wait for ever."""
+    panel = made(CASES["region"], tmp_path)
+
+    def evaluate(*_: Any, **__: Any) -> Any:
+        raise SystemExit(3)
+
+    panel._fill(evaluate, panel._three(), panel._names(), [3])
+    panel.wait()
+    assert panel.status == "failed"
+    assert panel.message == "The work was ended by SystemExit(3)."
+    panel.close()
+
+
+# -- many panels ------------------------------------------------------------------------------
+
+
+def test_two_panels_on_one_file_do_not_meet(case: Case, tmp_path: Path) -> None:
+    one, other = made(case, tmp_path), made(case, tmp_path)
+    for i in range(6):
+        case.change(one, i)
+        case.change(other, 2 * i + 1)
+    one.wait()
+    other.wait()
+    case.work(one, tmp_path)
+    case.work(other, tmp_path)
+    other.wait()
+    one.wait()
+    assert one.status == other.status == "done"
+    one.close()
+    if isinstance(other, CheckpointPicker):
+        assert torch.equal(other.checkpoint["fc.weight"], NET["fc.weight"])
+    elif isinstance(other, EsdExplorer):
+        assert list(other.table["name"]) == list(NET)
+        other.layer = "conv.weight"
+        assert other.status == "done"
+    else:
+        case.work(other, tmp_path)
+        other.wait()
+        assert other.status == "done"
+    other.close()
+
+
+def figures() -> int:
+    gc.collect()
+    return sum(type(each) is Figure for each in gc.get_objects())
+
+
+def files() -> set[str]:
+    """What the process has open, but for the listing itself."""
+    folder, found = Path("/proc/self/fd"), set()
+    for each in folder.iterdir():
+        if each.exists():
+            found.add(f"{each.name} {each.resolve()}")
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are listed in /proc")
+@MANY_PANELS
+def test_nothing_is_left_of_many_panels(case: Case, n: int, tmp_path: Path) -> None:
+    def one() -> "weakref.ref[Panel]":
+        panel = made(case, tmp_path)
+        case.work(panel, tmp_path)
+        panel.wait()
+        assert panel.status == "done"
+        panel.close()
+        return weakref.ref(panel)
+
+    one()  # what is made once in a process
+    gc.collect()
+    comms = get_comm_manager().comms
+    before = figures(), set(_instances), set(comms), set(threading.enumerate()), files()
+    gone = [one() for _ in range(n)]
+    gc.collect()
+    assert [each() for each in gone] == [None] * n
+    assert plt.get_fignums() == []
+    after = figures(), set(_instances), set(comms), set(threading.enumerate()), files()
+    assert after == before
+
+
+def test_an_upload_goes_with_its_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    opened({"net": NET}, tmp_path)["net"].close()
+    panel = CheckpointPicker(modules={})
+    for _ in range(2):
+        panel.upload("net.safetensors", (tmp_path / "net.safetensors").read_bytes())
+        assert panel.status == "done"
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    panel.close()
+    assert list((tmp_path / "tmp").iterdir()) == []
