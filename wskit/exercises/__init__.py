@@ -33,6 +33,13 @@ from wskit.exercises._regions import (
     check_read_task,
     check_update_cosine,
 )
+from wskit.exercises._scale import (
+    check_cost_exponent,
+    check_hours,
+    check_safe_row,
+    check_suspicion,
+    make_damaged,
+)
 from wskit.exercises._soups import (
     check_add_tasks,
     check_choose,
@@ -58,6 +65,7 @@ __all__ = [
     "Verdict",
     "check_add_tasks",
     "check_choose",
+    "check_cost_exponent",
     "check_count_weights",
     "check_design",
     "check_directions",
@@ -67,6 +75,7 @@ __all__ = [
     "check_find_damage",
     "check_find_edge",
     "check_forge",
+    "check_hours",
     "check_later",
     "check_marchenko_pastur_edge",
     "check_match_neurons",
@@ -79,14 +88,17 @@ __all__ = [
     "check_recalibrate",
     "check_relative_change",
     "check_rescale_hidden",
+    "check_safe_row",
     "check_settled_variance",
     "check_sort_file",
     "check_split",
+    "check_suspicion",
     "check_tau_within",
     "check_tell_trained",
     "check_thrifty_greedy",
     "check_update_cosine",
     "check_weight_correlation",
+    "make_damaged",
     "make_mystery",
     "write_mysteries",
 ]
