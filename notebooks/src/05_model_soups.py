@@ -576,7 +576,7 @@ def controls(i):
     }
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(i))
     no_score = soups.held_out_score(mlp(), x, y[order])
-    for name, these in {"greedy": pools[i], "high rates": hot[i]}.items():
+    for name, these in {"greedy": pools[i], "high": hot[i]}.items():
         made[f"{name}, shuffled"] = simple_soups(these, no_score)["greedy"]
     return made | {"one recipe, uniform": soups.uniform_soup(same[i]).weights}
 

@@ -310,7 +310,7 @@ if other is not None:
 # read turned digits has moved a few directions. LoRA (Hu et al. 2022) is built on that. Is it the mark of a
 # fine-tune? The controls below will tell.
 #
-# Where there are more fine-tunes, their task vectors $\tau = w' - w$ can be compared with each other. Two
+# Where there are more fine-tunes, their task vectors $w' - w$ can be compared with each other. Two
 # random directions in so many dimensions would be at 90 degrees.
 
 # %%
@@ -352,7 +352,7 @@ print(correlation.round(3).to_string(index=False, max_rows=40))
 # %% [markdown] tags=["slide"]
 # ## Is there a barrier between the two?
 #
-# Along $w(\alpha) = (1 - \alpha)\, w + \alpha\, w'$: how far does the loss rise above the straight line
+# Along the line $(1 - t)\, w + t\, w'$, $0 \le t \le 1$: how far does the loss rise above the straight line
 # between its ends? That takes a loss. Weights alone do not tell it.
 #
 # <!-- not on the slide -->
@@ -369,7 +369,7 @@ else:
     line = [averaging.interpolate(weights, other, alpha, lazy=True) for alpha in alphas]
     losses = np.array([evaluate(mixture) for mixture in line])
     path = LossPath(alphas, {"loss": losses}, ("CHECKPOINT", "OTHER"), np.nan)
-    print(f"barrier {barrier(path):.3f}; lowest at alpha = {alphas[losses.argmin()]:.3f}")
+    print(f"barrier {barrier(path):.3f}; lowest at t = {alphas[losses.argmin()]:.3f}")
     ax = plots.plot_loss_path(path, label="held-out loss")
     print(plots.describe(ax))
     if weights.nbytes < 1e8:
@@ -380,7 +380,7 @@ else:
 # ## Merges, written to disk
 #
 # - **uniform**: the mean of `CHECKPOINT` and all others;
-# - **task vectors**: $w + \frac{1}{2} \sum_i \tau_i$;
+# - **task vectors**: $w + \frac{1}{2} \sum_i (w'_i - w)$;
 # - **greedy**: from the best one on, each is kept if the loss does not rise (tutorial 05).
 #
 # Each is lazy: it is computed while it is written, a block or a tensor at a time, so that neither the
