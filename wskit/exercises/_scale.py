@@ -135,7 +135,7 @@ def check_hours(hours: object) -> Verdict:
 
 _CASES = (  # n, workers, seconds, megabytes, bandwidth, rate: another bottleneck each
     (360_000, 4, 0.5, 1.0, 1000.0, 4000.0),
-    (360_000, 400, 0.1, 200.0, 1000.0, 4000.0),
+    (360_000, 400, 0.1, 200.0, 1000.0, 5000.0),
     (7_200_000, 400, 0.001, 0.002, 1000.0, 500.0),
 )
 
@@ -202,7 +202,7 @@ def _damage(W: Tensor, kind: int, seed: int) -> Tensor:
 
 
 def check_suspicion(
-    suspicion: object, func: Callable[[str], Mapping[str, object]], table: pd.DataFrame, zoo: Zoo
+    suspicion: object, func: Callable[[str], Mapping[str, Any]], table: pd.DataFrame, zoo: Zoo
 ) -> Verdict:
     """Check exercise 7.4: ``suspicion(table)`` is highest for damaged checkpoints.
 
@@ -227,7 +227,7 @@ def check_suspicion(
 
 def _suspicion(
     suspicion: Callable[..., Any],
-    func: Callable[[str], Mapping[str, object]],
+    func: Callable[[str], Mapping[str, Any]],
     table: pd.DataFrame,
     zoo: Zoo,
 ) -> str:
@@ -244,7 +244,7 @@ def _suspicion(
 
 
 def _with_rows(
-    table: pd.DataFrame, func: Callable[[str], Mapping[str, object]], zoo: Zoo, rows: list[int]
+    table: pd.DataFrame, func: Callable[[str], Mapping[str, Any]], zoo: Zoo, rows: list[int]
 ) -> pd.DataFrame:
     """Return the table with new rows for damaged checkpoints, from files as `func` reads them."""
     table = table.copy()
