@@ -156,6 +156,9 @@ def _lab_arguments(folder: Path, options: argparse.Namespace) -> list[str]:
     arguments = [
         f"--ServerApp.root_dir={folder}",
         f"--LabApp.default_url=/lab/tree/{FIRST}",
+        # Each start would ask a server for newer versions, and the manager of extensions too.
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",
         f"--ServerApp.tornado_settings={{'websocket_max_message_size': {WEBSOCKET_BYTES}}}",
     ]
     if options.no_browser:
