@@ -2,6 +2,8 @@
 # make test    run everything that CI runs
 # make test-slow   the tests that take minutes: students' copies run, a mutated wskit, memory
 # make notebooks   rebuild the tutorials from notebooks/src, and what README.md shows of them
+# make peers   the environments of the tools that benchmarks compare with, in benchmarks/.peers
+# make bench   run all benchmarks, for hours, and write what they measured into benchmarks/RESULTS.md
 # make site    a static site of the tutorials, in build/site
 #
 # Each makes the environment .venv when it is missing or its requirements have changed.
@@ -26,7 +28,7 @@ NBVAL := -o addopts=-ra -p tests.nbval_plugin -p no:cacheprovider -n $(JOBS) --d
 	--nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300
 BROWSER := -o addopts="--strict-markers --strict-config -ra"
 
-.PHONY: lab test test-slow notebooks site clean
+.PHONY: lab test test-slow notebooks peers bench site clean
 .DELETE_ON_ERROR:
 
 lab: $(READY)
@@ -49,12 +51,20 @@ notebooks: $(READY)
 	$(BIN)/python notebooks/build.py
 	$(BIN)/python notebooks/images/make.py
 
+peers: $(READY)
+	$(BIN)/python benchmarks/_peers.py
+
+# Each script writes its own section; one that fails does not keep the others from it.
+bench: peers
+	@failed=0; for script in benchmarks/[a-z]*.py; do \
+		echo "$$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || failed=1; done; exit $$failed
+
 site: $(READY)
 	rm -rf build/site
 	$(BIN)/sphinx-build -q -W --keep-going -E -d build/doctrees -c notebooks/site notebooks build/site
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/.peers
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

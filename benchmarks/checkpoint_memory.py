@@ -1,6 +1,6 @@
 """Claim: opening a large checkpoint takes next to no memory, and reading a tensor only its size.
 
-    python benchmarks/checkpoint_memory.py [--mebibytes 512] [--tensors 16]
+    python benchmarks/checkpoint_memory.py [--rows opening saving]
 
 Makes a ``.safetensors`` and a zip ``.pt`` file in a temporary folder and opens each in a fresh
 process. RSS counts the pages of a mapped file that were touched (they are the page cache's, and
@@ -13,7 +13,10 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from _record import Benchmark, Page, spread
 
 PROBE = """
 import json, sys
@@ -96,24 +99,53 @@ def _run(probe: str, *arguments: str) -> dict:
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mebibytes", type=int, default=512)
-    parser.add_argument("--tensors", type=int, default=16)
-    options = parser.parse_args()
+def opening(page: Page, options: argparse.Namespace) -> None:
+    """Open both formats in fresh processes, in which such a file was opened before or not."""
+    page.text(
+        f"Files of {options.mebibytes} MiB in {options.tensors} tensors; growth in MiB, medians of "
+        f"{REPEATS} processes. Warm: a tiny file of the same format was opened before; cold: "
+        "torch's imports on first use are counted. RSS counts mapped pages that were touched."
+    )
+    head = [f"{what}, {kind}" for what in ("opened", "a tensor read") for kind in ("RSS", "own")]
+    page.table("file", "process", *head, "a tensor", "goal", "reached")
     with tempfile.TemporaryDirectory() as folder:
         stem = make_files(Path(folder), options.mebibytes, options.tensors)
-        print(f"{options.mebibytes} MiB in {options.tensors} tensors; growth in MiB, RSS / RssAnon")
-        print(f"{'file':<14}{'process':>9}{'opened':>14}{'one tensor read':>18}{'its size':>10}")
         for suffix in (".safetensors", ".pt"):
             for warm in (True, False):
-                grown = measure(stem, suffix, warm=warm)
-                opened, read = ("{:.1f} / {:.1f}".format(*grown[key]) for key in ("open", "read"))
+                runs = [measure(stem, suffix, warm=warm) for _ in range(REPEATS)]
+                cells = [spread([run[key][i] for run in runs]) for key, i in GROWN]
+                size = runs[0]["tensor"]
+                opened, read = (max(max(run[key]) for run in runs) for key in ("open", "read"))
+                aim = "opened 1, read a tensor and 1" if warm else ""
+                verdict = page.verdict(opened <= 1 and read <= size + 1) if warm else ""
                 state = "warm" if warm else "cold"
-                print(f"{suffix:<14}{state:>9}{opened:>14}{read:>18}{grown['tensor']:>10.1f}")
-        saved = measure_save(Path(folder) / "saved.safetensors", options.mebibytes, options.tensors)
-        print("save_weights from tensors made on request: peak RSS grew by", end=" ")
-        print(f"{saved['save']:.1f} MiB, a tensor is {saved['tensor']:.1f}")
+                page.row(suffix, state, *cells, f"{size:.1f}", aim, verdict)
+
+
+def saving(page: Page, options: argparse.Namespace) -> None:
+    """Save a mapping whose tensors are made when they are asked for."""
+    page.table("call", "rise of the peak RSS, MiB", "a tensor", "goal", "reached")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "saved.safetensors"
+        runs = [measure_save(target, options.mebibytes, options.tensors) for _ in range(REPEATS)]
+    size, rises = runs[0]["tensor"], [run["save"] for run in runs]
+    verdict = page.verdict(max(rises) <= 2 * size)
+    what = f"`save_weights` of {options.mebibytes} MiB"
+    page.row(what, spread(rises), f"{size:.1f}", "two tensors", verdict)
+
+
+GROWN = [("open", 0), ("open", 1), ("read", 0), ("read", 1)]
+REPEATS = 3
+TITLE = "Opening a checkpoint"
+PARTS = {"opening": opening, "saving": saving}
+BENCHMARK = Benchmark(__file__, TITLE, PARTS, versions=("safetensors",))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = BENCHMARK.parser(__doc__)
+    parser.add_argument("--mebibytes", type=int, default=512)
+    parser.add_argument("--tensors", type=int, default=16)
+    BENCHMARK.run(parser.parse_args(arguments), arguments)
 
 
 if __name__ == "__main__":

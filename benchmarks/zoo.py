@@ -14,18 +14,19 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
+from _record import Benchmark, Page, in_turn
 from torch import nn
 from torch.nn import functional
 
 from wskit.data import load_dataset
 from wskit.zoo import MLP, Compute, SmallCNN, train_zoo
 
-UPDATES, BATCH, ROUNDS = 300, 64, 5
+UPDATES, BATCH = 300, 64
 MODELS = {"SmallCNN": SmallCNN(), "MLP": MLP()}
 GOALS = {"SmallCNN": (2.5, 200), "MLP": (5.5, 1300)}
 
@@ -42,12 +43,6 @@ zoo = train_zoo(SmallCNN(), data, pd.DataFrame({"epochs": [2.0] * int(sys.argv[1
 assert len(zoo) == int(sys.argv[1])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-
-
-def cpu_seconds(call: Callable[[], object]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def table(n: int, n_images: int, **columns: object) -> pd.DataFrame:
@@ -77,8 +72,11 @@ def peer(make: Callable[[], nn.Module], data: object, fused: bool) -> list[float
     return found
 
 
-def forms(data: object) -> None:
-    print("\n| model | form | block | models a CPU-minute |\n|---|---|---|---|")
+def forms(page: Page, options: argparse.Namespace) -> None:
+    """Compare forms and sizes of blocks."""
+    data = load_dataset("digits")
+    page.text(f"Models a CPU-minute, by how many are trained together; the default is 32. {HOW}")
+    page.table("model", "form", "block", "models a CPU-minute")
     for name, model in MODELS.items():
         cases = [("loop", 1, 4)]
         cases += [
@@ -87,74 +85,72 @@ def forms(data: object) -> None:
         for form, size, n in cases:
             compute = Compute(form, size)
             rows = table(n, len(data.train_x))
-            seconds = min(
-                cpu_seconds(lambda c=compute, r=rows, m=model: train_zoo(m, data, r, compute=c))
-                for _ in range(2)
-            )
-            print(f"| {name} | {form} | {size} | {60 * n / seconds:.0f} |", flush=True)
+            times, _ = in_turn({"ours": partial(train_zoo, model, data, rows, compute=compute)}, 2)
+            page.row(name, form, size, rates(times["ours"], n))
 
 
-def ratio(data: object) -> None:
-    print("\n| model | peer | peer, s | ours, s | ratio | of fastest | goal | reached |")
-    print("|---|---|---|---|---|---|---|---|")
+def ratio(page: Page, options: argparse.Namespace) -> None:
+    """Compare a zoo with plain PyTorch."""
+    data = load_dataset("digits")
+    page.text(f"Against nn.Module and torch.optim, one model after the other; s a model. {HOW}")
+    page.ratios("s")
     for name, model in MODELS.items():
         rows, goal = table(64, len(data.train_x)), GOALS[name][0]
         calls = {
-            "ours": lambda r=rows, m=model: train_zoo(m, data, r),
-            "Adam": lambda m=model: peer(m.module, data, False),
-            "fused Adam": lambda m=model: peer(m.module, data, True),
+            "ours": partial(train_zoo, model, data, rows),
+            "Adam": partial(peer, model.module, data, False),
+            "fused Adam": partial(peer, model.module, data, True),
         }
-        times = {side: [] for side in calls}
-        for _ in range(ROUNDS):
-            for side, call in calls.items():
-                share = len(rows) if side == "ours" else 1
-                times[side].append(cpu_seconds(call) / share)
-        ours = times.pop("ours")
+        times, _ = in_turn(calls)
+        ours = [seconds / len(rows) for seconds in times.pop("ours")]
         for side, theirs in times.items():
-            found = statistics.median(theirs) / statistics.median(ours)
-            fastest = min(theirs) / min(ours)
-            reached = "yes" if min(found, fastest) >= goal else "no"
-            print(
-                f"| {name} | {side} | {statistics.median(theirs):.3f} | "
-                f"{statistics.median(ours):.4f} | {found:.1f}x | {fastest:.1f}x | >= {goal}x | "
-                f"{reached} |",
-                flush=True,
-            )
+            page.compare(f"{name}, {side}", theirs, ours, goal=goal)
 
 
-def throughput(data: object) -> None:
-    print("\n| model | dropout | models a CPU-minute | goal | reached |\n|---|---|---|---|---|")
+def throughput(page: Page, options: argparse.Namespace) -> None:
+    """Count models a minute."""
+    data = load_dataset("digits")
+    page.text(f"Throughput at the default. {HOW}")
+    page.table("model", "dropout", "models a CPU-minute", "goal", "reached")
     for name, model in MODELS.items():
         for dropout in (0.0, 0.3):
             rows = table(128, len(data.train_x), dropout=dropout)
-            runs = [cpu_seconds(lambda r=rows, m=model: train_zoo(m, data, r)) for _ in range(3)]
-            rate = 60 * len(rows) / statistics.median(runs)
+            runs, _ = in_turn({"ours": partial(train_zoo, model, data, rows)}, 3)
             goal = GOALS[name][1]
-            reached = "yes" if rate >= goal else "no"
-            print(f"| {name} | {dropout} | {rate:.0f} | >= {goal} | {reached} |", flush=True)
+            verdict = page.verdict(60 * len(rows) / statistics.median(runs["ours"]) >= goal)
+            page.row(name, dropout, rates(runs["ours"], len(rows)), f">= {goal}", verdict)
 
 
-def memory(data: object) -> None:
+def rates(seconds: list[float], n: int) -> str:
+    """Return models a minute, the median with the slowest and the fastest."""
+    middle, most, least = (60 * n / f(seconds) for f in (statistics.median, min, max))
+    return f"{middle:.0f} ({least:.0f} to {most:.0f})"
+
+
+def memory(page: Page, options: argparse.Namespace) -> None:
+    """Measure a process that trains ten thousand models."""
+
     def peak(n: int) -> float:
         command = [sys.executable, "-c", MEMORY, str(n)]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     small, large = peak(32), peak(10_000)
-    print(
-        f"\nMemory: the process peaked at {large:.0f} MiB for 10 000 models of 4 970 parameters "
-        f"and at {small:.0f} MiB for 32 (goal: under 1000 MiB in all)."
-    )
+    page.text("Models of 4 970 parameters, two epochs of one batch, a process each:")
+    page.table("models", "peak of the process, MiB", "goal", "reached")
+    page.row(32, f"{small:.0f}", "", "")
+    page.row("10 000", f"{large:.0f}", "under 1000 in all", page.verdict(large < 1000))
 
 
-def main() -> None:
-    rows = {"forms": forms, "ratio": ratio, "throughput": throughput, "memory": memory}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", choices=rows, default=list(rows))
-    chosen = parser.parse_args().rows
-    torch.set_num_threads(1)
-    data = load_dataset("digits")
-    for name in chosen:
-        rows[name](data)
+HOW = (
+    f"The digits, batches of {BATCH}, {UPDATES} updates of Adam with weight decay, and evaluation."
+)
+TITLE = "Zoos against a loop"
+PARTS = {"forms": forms, "ratio": ratio, "throughput": throughput, "memory": memory}
+BENCHMARK = Benchmark(__file__, TITLE, PARTS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    BENCHMARK.run(BENCHMARK.parser(__doc__).parse_args(arguments), arguments)
 
 
 if __name__ == "__main__":

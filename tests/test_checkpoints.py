@@ -404,10 +404,11 @@ def test_memory_of_opening_and_reading(tmp_path, benchmark_module):
 
 
 @pytest.fixture
-def benchmark_module():
+def benchmark_module(monkeypatch):
     import importlib.util
 
     path = Path(__file__).parent.parent / "benchmarks" / "checkpoint_memory.py"
+    monkeypatch.syspath_prepend(path.parent)  # for what the benchmarks share
     spec = importlib.util.spec_from_file_location("checkpoint_memory", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
