@@ -48,6 +48,7 @@ N_SEEDS = 5  # the size knob: how many networks every claim is tried on
 # | **04** | Is the average of a run's weights better than its end? | Izmailov et al. 2018 |
 # | **05** | Can one average many fine-tuned networks instead of choosing one? | Wortsman et al. 2022 |
 # | **06** | What do these tools say of your own network? | |
+# | **07** | What changes where there are a million networks? | |
 
 # %% [markdown] tags=["slide"]
 # ## Real data

@@ -797,5 +797,5 @@ print(exercises.check_find_damage(find_damage, trained))
 #    Y. Carmon, S. Kornblith and L. Schmidt, *Model soups: averaging weights of multiple fine-tuned models
 #    improves accuracy without increasing inference time*, ICML 2022, arXiv:2203.05482.
 #
-# **Next:** a model of yours. The map of the kit is in `wskit.__doc__`; [05, model soups](05_model_soups.ipynb)
-# and [01, spectra](01_esd.ipynb) say more of what was used here.
+# **Next:** a model of yours, or [07, many of them](07_at_scale.ipynb). The map of the kit is in `wskit.__doc__`;
+# [05, model soups](05_model_soups.ipynb) and [01, spectra](01_esd.ipynb) say more of what was used here.
