@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from wskit._checks import number
 from wskit.averaging._average import LinearMerge, numbered
 from wskit.averaging._layout import Layout, block_size, layout_of
 from wskit.averaging._lazy import entries
@@ -61,8 +62,7 @@ def slerp(
     >>> slerp(a, b, 1 / 3)["w"]
     tensor([1.7321, 1.0000])
     """
-    if not math.isfinite(t):
-        raise AveragingError(f"t must be a finite number, got {t}.")
+    t = number(t, AveragingError, "t")
     if not 0 < threshold <= 1:
         raise AveragingError(f"threshold must lie in (0, 1], got {threshold}.")
     models = numbered([a, b])

@@ -1,6 +1,5 @@
 """The average of several models, and a point on the line through two."""
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from wskit._checks import number, numbers
 from wskit.averaging._layout import Layout, all_finite, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
@@ -105,8 +105,7 @@ def interpolate(
     >>> interpolate({"w": torch.zeros(2)}, {"w": torch.tensor([4.0, 8.0])}, 0.25)["w"]
     tensor([1., 2.])
     """
-    if not math.isfinite(alpha):
-        raise AveragingError(f"alpha must be a finite number, got {alpha}.")
+    alpha = number(alpha, AveragingError, "alpha")
     return average([a, b], [1 - alpha, alpha], lazy=lazy)
 
 
@@ -240,7 +239,7 @@ def checked(coefficients: ArrayLike | None, n: int) -> list[float] | None:
     """Raise unless there are n coefficients, or none, that sum to 1."""
     if coefficients is None:
         return None
-    c = np.asarray(coefficients, dtype=np.float64)
+    c = numbers(coefficients, AveragingError, "coefficients")
     if c.shape != (n,):
         raise AveragingError(
             f"{n} models need {n} coefficients in one row, got an array of shape {c.shape}."

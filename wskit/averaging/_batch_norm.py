@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wskit._checks import calling
 from wskit.errors import AveragingError
 
 
@@ -159,7 +160,8 @@ def _call(model: nn.Module, batch: Any, *, where: torch.device) -> None:
             f"{'' if first is batch else f' that begins with a {type(first).__name__}'}; pass "
             "forward=, a function of the model and a batch that calls the model."
         )
-    model(first.to(where))
+    with calling(AveragingError, "the model", "give a loader of batches that it is made for"):
+        model(first.to(where))
 
 
 def _look(norm: _BatchNorm, args: Any, kwargs: Any, *, name: str, moments: _Moments) -> None:

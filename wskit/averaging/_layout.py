@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wskit._checks import check_mapping
 from wskit.errors import AveragingError
 
 # Entries that are worked on at a time. On a CPU they stay in its cache between being converted,
@@ -79,6 +80,7 @@ class Layout:
 
     def check(self, weights: Mapping[str, Tensor], label: str, *, any_float: bool = False) -> None:
         """Raise unless a model, called `label`, has this header, or other floats by choice."""
+        check_mapping(weights, AveragingError, label)
         if weights.keys() != self.shapes.keys():
             here, there = set(self.shapes) - set(weights), set(weights) - set(self.shapes)
             name = min(here | there)
@@ -199,6 +201,7 @@ class Layout:
 
 def layout_of(weights: Mapping[str, Tensor], label: str = "model 1") -> Layout:
     """Describe the first model; only tensors that are not floating-point are read, and copied."""
+    check_mapping(weights, AveragingError, label)
     headers = {name: header(weights, name, label) for name in weights}
     tied = ties(weights)
     floats = []

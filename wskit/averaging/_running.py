@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from wskit._checks import number
 from wskit.averaging._layout import Layout, layout_of
 from wskit.errors import AveragingError
 
@@ -141,5 +142,5 @@ class ExponentialMean(_Mean):
 
 def check_decay(decay: float) -> None:
     """Raise unless an exponential average can have this decay."""
-    if not 0 < decay < 1:
+    if not 0 < number(decay, AveragingError, "decay") < 1:
         raise AveragingError(f"decay must lie between 0 and 1, got {decay}; 0.99, say.")

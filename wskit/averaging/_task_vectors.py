@@ -12,12 +12,15 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from wskit._checks import number, numbers
 from wskit.averaging._average import LinearMerge, numbered
 from wskit.averaging._layout import Layout, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries, reader
 from wskit.errors import AveragingError
 
 _BASE = "the base"
+
+_LARGEST_SCALE = 1e38
 
 
 def task_vector(
@@ -100,11 +103,16 @@ def add_task_vectors(
     layout = layout_of(base, _BASE)
     for label, vector in vectors.items():
         layout.check(vector, label, any_float=True)
-    scales = np.asarray(scale, dtype=np.float64)
+    scales = numbers(scale, AveragingError, "scale")
     if scales.shape not in ((), (len(vectors),)) or not np.isfinite(scales).all():
         raise AveragingError(
             f"scale must be a finite number, or {len(vectors)} of them, one a task vector, got "
             f"{scales}."
+        )
+    if np.abs(scales).max(initial=0) > _LARGEST_SCALE:
+        raise AveragingError(
+            f"scale must be at most {_LARGEST_SCALE:g}, as sums are in float32, got {scales}; "
+            "lower it."
         )
     result = _added(layout, base, vectors, np.broadcast_to(scales, len(vectors)).tolist())
     return result if lazy else result.read()
@@ -376,7 +384,6 @@ def _added(
 
 
 def _check_numbers(density: float, scale: float) -> None:
-    if not 0 < density <= 1:
+    if not 0 < number(density, AveragingError, "density") <= 1:
         raise AveragingError(f"density must lie in (0, 1], got {density}; 1 keeps every entry.")
-    if not math.isfinite(scale):
-        raise AveragingError(f"scale must be a finite number, got {scale}.")
+    number(scale, AveragingError, "scale")

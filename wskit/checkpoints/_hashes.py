@@ -7,6 +7,7 @@ from pathlib import Path
 from wskit.checkpoints._contents import refusing
 from wskit.checkpoints._folder import files_of
 from wskit.checkpoints._hub import SCHEME, download
+from wskit.errors import CheckpointError
 
 
 def hash_files(source: str | os.PathLike[str]) -> dict[str, str]:
@@ -36,6 +37,10 @@ def hash_files(source: str | os.PathLike[str]) -> dict[str, str]:
     ...     {name: text[:8] for name, text in hash_files(path).items()}
     {'model.safetensors': 'cf38fe5a'}
     """
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            f"expected a path, got a {type(source).__name__}; name a file or folder"
+        )
     label = os.fspath(source)
     path = download(label) if label.startswith(SCHEME) else Path(label).expanduser()
     found = {}

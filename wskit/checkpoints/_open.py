@@ -79,6 +79,11 @@ def open_checkpoint(
         if isinstance(source, Checkpoint):
             label, files = source.source, source.files
         contents = contents_of(source, label, within)
+    elif not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            f"expected a path, a module or a mapping of names to tensors, got a"
+            f" {type(source).__name__}; pass a state_dict()"
+        )
     else:
         label = os.fspath(source)
         path = download(label) if label.startswith(SCHEME) else Path(label).expanduser()

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit._checks import check_mapping
 from wskit.checkpoints._objects import Owners, check_plain
 from wskit.checkpoints._safetensors import METADATA
 from wskit.checkpoints._save_file import NAMES, Spec, Work, atomic, plan_file, write_file
@@ -96,6 +97,7 @@ def save_weights(
     tensor([1., 1.])
     """
     target = Path(path).expanduser()
+    check_mapping(weights, CheckpointError, f"{target}: the weights")
     to_folder = _is_folder(target)
     if shard_size < 1 or threads < 1:
         raise CheckpointError(

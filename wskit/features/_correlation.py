@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from wskit._checks import check_tensor, check_weights, number
 from wskit.errors import ZooError
 from wskit.features._statistics import as_table, blocks, count_models, finite_models, layers_of
 
@@ -61,7 +62,8 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     >>> round(weight_correlation(W).item(), 4)
     0.4714
     """
-    if W.ndim < 2 + stacked or not W.is_floating_point():
+    check_tensor(W, ZooError, "W")
+    if W.ndim < 2 + stacked or not W.is_floating_point() or W.numel() == 0:
         shape = "(models, O, I) or (models, O, I, *kernel)" if stacked else "(O, I, *kernel)"
         raise ZooError(
             f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}."
@@ -140,7 +142,7 @@ def correlation_chance(d: int) -> float:
     >>> [round(correlation_chance(d), 3) for d in (1, 2, 9, 64)]
     [1.0, 0.637, 0.273, 0.1]
     """
-    if d < 1:
+    if number(d, ZooError, "d") < 1:
         raise ZooError(f"a direction needs one dimension at least, got d={d}.")
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
 
@@ -173,6 +175,7 @@ def correlation_table(weights: Mapping[str, Tensor]) -> pd.DataFrame:
             name  n_neurons  correlation  chance
     0  fc.weight          3          0.0     0.5
     """
+    check_weights(weights, ZooError)
     rows = []
     for name, stack in _layers({name: W[None] for name, W in weights.items()}):
         W, d = stack[0].detach(), _dimension(stack)
@@ -319,6 +322,7 @@ def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
     >>> round(penalty.item(), 3), W.grad[0].tolist()
     (0.6, [0.0, 0.800000011920929])
     """
+    check_weights(weights, ZooError)
     terms = []
     for _, stack in _layers({name: W[None] for name, W in weights.items()}):
         rho = weight_correlation(stack[0])

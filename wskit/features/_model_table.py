@@ -17,6 +17,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
+from wskit._checks import calling
 from wskit._parallel import results
 from wskit.errors import FeatureError
 
@@ -85,7 +86,8 @@ def model_table(
     >>> table["bytes"].tolist(), table.reason.notna().tolist()
     ([3.0, nan], [False, True])
     """
-    paths = [os.fspath(source) for source in sources]
+    with calling(FeatureError, "reading the sources", "give paths"):
+        paths = [os.fspath(source) for source in sources]
     if not paths:
         raise FeatureError("there are no sources; give one checkpoint at least.")
     rows: list[list[Row] | None] = [None] * len(paths)
@@ -232,7 +234,13 @@ class _Store:
             for path in sorted(self.folder.glob("[!.]*.parquet")):
                 self._read(path)
         except OSError as error:
-            raise FeatureError(f"rows cannot be kept in {self.folder}: {error}") from error
+            raise self._unkept(error) from error
+
+    def _unkept(self, error: OSError) -> FeatureError:
+        why = os.strerror(error.errno) if error.errno else "the disk refuses it"
+        return FeatureError(
+            f"rows cannot be kept in {self.folder}, {why}: free some space, or take another folder."
+        )
 
     def _read(self, path: Path) -> None:
         try:
@@ -267,7 +275,9 @@ class _Store:
             try:
                 pd.DataFrame(rows).to_parquet(temporary, index=False)
                 temporary.replace(self.folder / f"{name}.parquet")
-            except (OSError, ValueError, TypeError) as error:  # pyarrow's are among them
+            except OSError as error:
+                raise self._unkept(error) from error
+            except (ValueError, TypeError) as error:  # pyarrow's are among them
                 raise FeatureError(
                     f"rows cannot be kept in {self.folder} ({error}): they must hold numbers and "
                     "texts, one kind a column."

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from wskit.errors import SpectrumError
+from wskit.errors import SpectrumError, ZooError
 from wskit.features import _weightwatcher
 from wskit.fits import PowerLawFit, alpha_interval, caveats, fit_laws
 from wskit.spectra import ConvRule, QkvRule, Spectrum, inventory, shuffled_weights, spectra
@@ -173,6 +173,11 @@ def summary(table: pd.DataFrame) -> pd.Series:
     [2.0, 1.0]
     """
     sizes = {"layer_id", "N", "M", "Q", "rf", "n_matrices", "n_eigenvalues", "num_evals"}
+    if not isinstance(table, pd.DataFrame) or not {"log_norm", "alpha"} <= {*table.columns}:
+        raise ZooError(
+            f"a table of `spectral_table` is needed, got a {type(table).__name__} without its "
+            "columns; make it first."
+        )
     numbers = table.select_dtypes("number").drop(columns=list(sizes), errors="ignore")
     means = numbers.astype(float).replace([np.inf, -np.inf], np.nan).mean()
     has_spectrum = table["log_norm"].notna()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from wskit._checks import check_tensor, check_weights
 from wskit.errors import ZooError
 from wskit.spectra import inventory, matrices
 
@@ -248,10 +249,12 @@ def output_statistics(
     >>> table[["confidence.mean", "entropy.mean", "predicted.max_share"]].iloc[0].tolist()
     [0.25, 1.0, 1.0]
     """
-    if logits.ndim != 3 or logits.shape[1] < 1 or logits.shape[2] < 2:
+    check_tensor(logits, ZooError, "logits")
+    shaped = logits.ndim == 3 and logits.shape[1] >= 1 and logits.shape[2] >= 2
+    if not (shaped and logits.is_floating_point()):
         raise ZooError(
             "outputs of the shape (models, images, classes) are needed, with an image and two "
-            f"classes at least, got {tuple(logits.shape)}."
+            f"classes at least, got {logits.dtype} of {tuple(logits.shape)}; see `outputs`."
         )
     if not len(logits):
         raise ZooError("there are no models: the outputs have no rows.")
@@ -401,6 +404,7 @@ def _take(stack: Tensor, order: Integer[Tensor, "models units"], axis: int) -> T
 
 def floating(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors that training moves: no counters."""
+    check_weights(weights, ZooError)
     return {name: stack for name, stack in weights.items() if stack.is_floating_point()}
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wskit._checks import number
 from wskit.errors import FitError
 from wskit.fits._power_law import above_noise, all_tails
 from wskit.fits._scan import best_xmin, tails
@@ -61,7 +62,7 @@ def alpha_interval(
     >>> bool(low < 2.5 < high)
     True
     """
-    if not 0 < level < 1:
+    if not 0 < number(level, FitError, "level") < 1:
         raise FitError(f"level must be between 0 and 1, got {level}.")
     _check_resamples(n_resamples)
     values = above_noise(x, rtol)

@@ -99,6 +99,8 @@ def compare_tails(
     }
     rows = []
     for name in alternatives:
+        if name not in kinds:
+            raise FitError(f"alternatives may be {', '.join(kinds)}, got {name!r}; leave it out.")
         # Its fits warn, print and divide by zero on the way to a good answer.
         with (
             warnings.catch_warnings(),

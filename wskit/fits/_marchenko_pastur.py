@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from wskit._checks import number, numbers
 from wskit.errors import FitError
 from wskit.fits._weightwatcher import fit_weightwatcher
 
@@ -19,6 +20,9 @@ _TW_SHAPE, _TW_SCALE, _TW_SHIFT = 46.446, 0.186054, 9.84801
 _EDGE_LEVEL = 0.99
 # Rounds of fit and removal of spikes. Most need four or five; two states may take turns for ever.
 _MAX_ROUNDS = 49
+
+
+_LARGEST_SIGMA = 1e150  # whose square is finite
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,12 @@ class MarchenkoPastur:
                 f"A Marchenko-Pastur law needs N >= M >= 1, got N={self.N}, M={self.M}; "
                 "transpose the matrix."
             )
-        if not (np.isfinite(self.sigma) and self.sigma > 0):
-            raise FitError(f"A Marchenko-Pastur law needs sigma > 0, got {self.sigma}.")
+        sigma = number(self.sigma, FitError, "sigma")
+        if not 0 < sigma < _LARGEST_SIGMA:
+            raise FitError(
+                f"A Marchenko-Pastur law needs {_LARGEST_SIGMA:g} > sigma > 0, got {sigma}; "
+                "rescale the matrix."
+            )
         n, m, variance = np.sqrt(self.N), np.sqrt(self.M), self.sigma**2
         derived = {
             "lambda_minus": variance * (n - m) ** 2,
@@ -93,7 +101,7 @@ class MarchenkoPastur:
 
         For a square matrix it grows without bound towards 0, and is inf there.
         """
-        x = np.atleast_1d(np.asarray(x, dtype=float))
+        x = np.atleast_1d(numbers(x, FitError, "x"))
         density = np.zeros_like(x)
         inside = (x > self.lambda_minus) & (x < self.lambda_plus)
         y = x[inside]
@@ -106,7 +114,7 @@ class MarchenkoPastur:
     def cdf(self, x: ArrayLike) -> Float[np.ndarray, " k"]:
         """Share of the eigenvalues of W^T W (no 1/N) that are at or below `x`."""
         a, b = self.lambda_minus, self.lambda_plus
-        y = np.clip(np.atleast_1d(np.asarray(x, dtype=float)), a, b)
+        y = np.clip(np.atleast_1d(numbers(x, FitError, "x")), a, b)
         # The antiderivative of sqrt((b - y)(y - a))/y, its arcsines written as angles of a
         # triangle, which keeps their digits at both ends.
         low, high = np.sqrt(y - a), np.sqrt(b - y)
@@ -117,7 +125,7 @@ class MarchenkoPastur:
     def quantile(self, p: ArrayLike) -> Float[np.ndarray, " k"]:
         """Eigenvalue of W^T W (no 1/N) below which a share `p` lies; the inverse of `cdf`."""
         x, share = _unit_law(self.N, self.M)
-        return self.sigma**2 * np.interp(np.atleast_1d(np.asarray(p, dtype=float)), share, x)
+        return self.sigma**2 * np.interp(np.atleast_1d(numbers(p, FitError, "p")), share, x)
 
 
 @dataclass(frozen=True)
@@ -231,7 +239,7 @@ def fit_marchenko_pastur(
 
 def _checked(eigenvalues: ArrayLike, N: int, M: int) -> Float[np.ndarray, " n"]:
     """Return the eigenvalues in ascending order, or say why they cannot be fitted."""
-    values = np.sort(np.asarray(eigenvalues, dtype=np.float64), axis=None)
+    values = np.sort(numbers(eigenvalues, FitError, "eigenvalues"), axis=None)
     if not N >= M >= 1:
         raise FitError(f"W is N x M with N >= M >= 1, got N={N}, M={M}; transpose the matrix.")
     if values.size == 0 or values.size % M:

@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wskit._checks import numbers
+from wskit.errors import FitError
 from wskit.fits._marchenko_pastur import MPFit, fit_marchenko_pastur
 from wskit.fits._power_law import PowerLawFit, fit_power_law
 
@@ -120,7 +122,7 @@ def classify_phase(
     >>> classify_phase(np.linalg.eigvalsh(W.T @ W), N=400, M=200).name
     'bulk+spikes'
     """
-    values = np.asarray(eigenvalues, dtype=np.float64)
+    values = numbers(eigenvalues, FitError, "eigenvalues")
     zero_share = np.mean(values <= ZERO * values.max(initial=0)) if values.size else 0.0
     evidence = {"zero_share": float(zero_share)}
     if COLLAPSED_SHARE < zero_share < 1:

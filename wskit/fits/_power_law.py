@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from wskit._checks import numbers
 from wskit.errors import FitError
 from wskit.fits._scan import Tails, best_xmin, tails
 
@@ -52,7 +53,7 @@ class PowerLawFit:
         >>> PowerLawFit(alpha=3.0, xmin=1.0, ks=0.1, sigma=0.2, n_tail=100, n=200).pdf([0.5, 1, 2])
         array([0.  , 2.  , 0.25])
         """
-        ratio = np.atleast_1d(np.asarray(x, dtype=float)) / self.xmin
+        ratio = np.atleast_1d(numbers(x, FitError, "x")) / self.xmin
         density = np.zeros_like(ratio)
         tail = ratio >= 1
         density[tail] = (self.alpha - 1) / self.xmin * ratio[tail] ** -self.alpha
@@ -135,7 +136,7 @@ def fit_power_law(
         return _fit_tail(values, values.size - k, values[-k - 1], min_tail)
     if xmin is None:
         return _fit_by_scan(values, min_tail)
-    if not (np.isfinite(xmin) and xmin > 0):
+    if not (isinstance(xmin, float | int | np.number) and np.isfinite(xmin) and xmin > 0):
         raise FitError(f"xmin must be a positive number, got {xmin}.")
     return _fit_tail(values, int(np.searchsorted(values, xmin)), xmin, min_tail)
 
@@ -242,7 +243,7 @@ def ks_curve(x: ArrayLike, *, min_tail: int = 2, rtol: float = 1e-12) -> pd.Data
 
 def above_noise(x: ArrayLike, rtol: float) -> Float[np.ndarray, " n"]:
     """Return the values above ``rtol * max(x)``, ascending, or say why they cannot be fitted."""
-    values = np.sort(np.asarray(x, dtype=np.float64), axis=None)
+    values = np.sort(numbers(x, FitError, "the values of a power law"), axis=None)
     if values.size == 0:
         raise FitError("A power law needs values to fit, got an empty array.")
     if not np.isfinite(values).all():

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from wskit._checks import check_weights
 from wskit.errors import GeometryError
 from wskit.geometry._layout import header
 from wskit.geometry._symmetries import Axis, Run, Symmetries
@@ -49,6 +50,7 @@ def sequential_symmetries(
     >>> sequential_symmetries(weights | {"2.weight": torch.zeros(3, 4)})
     {'0.weight': ('0', None), '0.bias': ('0',), '2.weight': (None, '0')}
     """
+    check_weights(weights, GeometryError)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name in weights:
         shapes.setdefault(name.rpartition(".")[0], {})[name] = header(weights, name)[0]
@@ -121,6 +123,7 @@ def resnet_symmetries(weights: Mapping[str, Tensor]) -> Symmetries:
     Run(group='stem', start=0, stop=2, width=1)
     Run(group='layer1.stream', start=1, stop=2, width=1)
     """
+    check_weights(weights, GeometryError)
     stems = [n for n in weights if n.endswith("conv1.weight") and not _IN_BLOCK.search(n)]
     if len(stems) != 1:
         raise GeometryError(
@@ -199,6 +202,7 @@ def transformer_symmetries(weights: Mapping[str, Tensor], *, n_heads: int) -> Sy
     >>> symmetries["linear2.weight"]
     (None, 'linear1')
     """
+    check_weights(weights, GeometryError)
     known: dict[str, tuple[Axis, ...]] = {}
     attentions = set()
     for name in weights:

@@ -11,6 +11,7 @@ from scipy.linalg.blas import dsyrk
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit._checks import check_weights
 from wskit.errors import GeometryError
 from wskit.geometry._layout import Layout, check, header, layout_of
 
@@ -220,6 +221,7 @@ class _Stacked:
     """Models as entries of stacked tensors."""
 
     def __init__(self, stacks: Mapping[str, Tensor]) -> None:
+        check_weights(stacks, GeometryError, "the stacked weights")
         lengths = {}
         for name in stacks:
             shape = header(stacks, name)[0]

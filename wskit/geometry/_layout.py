@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wskit._checks import check_tensor, check_weights
 from wskit.errors import GeometryError
 
 
@@ -148,6 +149,7 @@ def flatten(weights: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, " si
     >>> flatten(weights, layout_of(weights))
     tensor([1., 1., 0.])
     """
+    check_weights(weights, GeometryError)
     check(weights, layout, "these weights")
     device = weights[layout.slots[0].name].device
     vector = torch.empty(layout.size, dtype=layout.dtype, device=device)
@@ -188,6 +190,9 @@ def unflatten(vector: Float[Tensor, "*batch size"], layout: Layout) -> dict[str,
     >>> unflatten(torch.tensor([5.0, 6.0, 7.0]), layout)
     {'w': tensor([[5., 6.]]), 'b': tensor([7.])}
     """
+    check_tensor(vector, GeometryError, "the vector")
+    if vector.is_complex():
+        raise GeometryError("a vector of weights is real, got a complex one; take its .real.")
     if vector.ndim == 0 or vector.shape[-1] != layout.size:
         raise GeometryError(
             f"the layout is that of a vector of {layout.size} entries, got the shape "
@@ -203,6 +208,7 @@ def unflatten(vector: Float[Tensor, "*batch size"], layout: Layout) -> dict[str,
 
 def check(weights: Mapping[str, Tensor], layout: Layout, label: str) -> None:
     """Raise if names or shapes of `weights`, called `label`, are not those of the layout."""
+    check_weights(weights, GeometryError, label)
     known = {slot.name for slot in layout.slots} | {name for name, _ in layout.ties}
     present = list(weights)  # `in` would read the tensor, in a Mapping that does not say otherwise
     for slot in layout.slots:
@@ -211,7 +217,12 @@ def check(weights: Mapping[str, Tensor], layout: Layout, label: str) -> None:
                 f"models of one architecture are needed, and {label} have no tensor {slot.name!r}; "
                 "give the names that all models have."
             )
-        shape = header(weights, slot.name)[0]
+        shape, dtype = header(weights, slot.name)
+        if dtype.is_complex:
+            raise GeometryError(
+                f"tensor {slot.name!r} of {label} is complex, and a vector of weights is real; leave "
+                "it out, or store its real and imaginary parts."
+            )
         if shape != slot.shape:
             raise GeometryError(
                 f"models of one architecture are needed, and tensor {slot.name!r} of {label} has "
@@ -230,11 +241,13 @@ def header(weights: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], t
     if hasattr(weights, "shape") and hasattr(weights, "dtype"):
         return tuple(weights.shape(name)), weights.dtype(name)
     tensor = weights[name]
+    check_tensor(tensor, GeometryError, repr(name))
     return tuple(tensor.shape), tensor.dtype
 
 
 def ties(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Names of tied tensors, each with the first name of the same memory."""
+    check_weights(weights, GeometryError)
     if hasattr(weights, "ties"):
         return dict(weights.ties)
     if not isinstance(weights, dict):  # an address tells nothing once its tensor is gone

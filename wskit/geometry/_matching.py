@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from wskit._checks import check_whole
 from wskit.errors import GeometryError
 from wskit.geometry._layout import check, header, layout_of
 from wskit.geometry._symmetries import (
@@ -101,6 +102,7 @@ def match_weights(
     >>> matching.permutations["hidden"], matching.history
     (array([1, 0]), array([28., 30., 30.]))
     """
+    check_whole(max_sweeps, GeometryError, "max_sweeps", least=0)
     tables = tables_of(weights, symmetries)
     sizes = group_sizes(tables)
     if names is None:

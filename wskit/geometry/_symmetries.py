@@ -81,7 +81,8 @@ def apply_permutation(
             raise GeometryError(
                 f"there is no group {group!r} in these symmetries; they have {', '.join(sizes)}."
             )
-        if not np.array_equal(np.sort(order), np.arange(sizes[group])):
+        whole = np.asarray(order).dtype.kind in "iu"
+        if not whole or not np.array_equal(np.sort(order), np.arange(sizes[group])):
             raise GeometryError(
                 f"group {group!r} has {sizes[group]} elements, and its permutation must hold "
                 f"each number from 0 to {sizes[group] - 1} once."

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit._checks import check_weights, numbers
 from wskit.errors import LandscapeError
 from wskit.landscape._mix import checked, mix
 
@@ -46,6 +47,33 @@ class Compute:
     should_stop: Callable[[], bool] | None = None
 
 
+def count_points(stacked: Mapping[str, Tensor]) -> int:
+    """Return how many models are stacked, or say which tensor does not tell."""
+    check_weights(stacked, LandscapeError, "the stacked weights")
+    for name, stack in stacked.items():
+        if stack.ndim == 0:
+            raise LandscapeError(
+                f"stacked weights have an entry a point, and {name!r} is a scalar; stack one model "
+                "with W[None]."
+            )
+    lengths = {len(stack) for stack in stacked.values()}
+    if len(lengths) != 1:
+        raise LandscapeError(
+            "stacked weights have as many entries in every tensor, one a point, got "
+            f"{sorted(lengths) or 'no tensor'}; stack models of one architecture."
+        )
+    return lengths.pop()
+
+
+def check_callable(evaluate: object, what: str = "evaluate") -> None:
+    """Raise unless this can be called."""
+    if not callable(evaluate):
+        raise LandscapeError(
+            f"{what} must be a function of stacked weights, got a {type(evaluate).__name__}; make "
+            "one with `one_by_one` or `module_metrics`."
+        )
+
+
 def one_by_one(function: Callable[[Mapping[str, Tensor]], Any]) -> Evaluation:
     """Make an `Evaluation` of a function of one model.
 
@@ -67,7 +95,7 @@ def one_by_one(function: Callable[[Mapping[str, Tensor]], Any]) -> Evaluation:
     """
 
     def evaluate(stacked: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        points = len(next(iter(stacked.values())))
+        points = count_points(stacked)
         rows = [function({name: s[i] for name, s in stacked.items()}) for i in range(points)]
         rows = [row if isinstance(row, Mapping) else {"loss": row} for row in rows]
         return {name: [float(row[name]) for row in rows] for name in rows[0]}
@@ -115,7 +143,7 @@ def iterate_mixtures(
     {0: 4.0}
     {1: 2.0}
     """
-    wanted = np.asarray(coefficients, dtype=np.float64)
+    wanted = numbers(coefficients, LandscapeError, "coefficients")
     if wanted.ndim != 2 or wanted.shape[1] != len(models) or not np.isfinite(wanted).all():
         raise LandscapeError(
             f"finite coefficients of shape (points, {len(models)}) are needed, one for each of "
@@ -127,6 +155,7 @@ def iterate_mixtures(
         part = wanted[start : start + size]
         # Entered anew for each chunk: gradients stay on between them, where the caller works.
         with torch.no_grad():
+            check_callable(evaluate)
             found = evaluate(mix(anchors, part))
         yield _table(found, start, len(part))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wskit._checks import calling, check_whole
 from wskit.errors import LandscapeError
 from wskit.landscape._mix import checked, weight_names
 
@@ -84,10 +85,14 @@ def top_hessian_eigenvalue(
     >>> round(found.value, 3), found.converged
     (5.0, True)
     """
+    check_whole(n_iterations, LandscapeError, "n_iterations")
     start = checked([weights])[0]
     free = {name: start[name] for name in weight_names(start)}
     fixed = {name: tensor for name, tensor in start.items() if name not in free}
-    _, product = torch.func.vjp(torch.func.grad(lambda w: loss({**fixed, **w})), free)
+    with calling(
+        LandscapeError, "the loss", "return a tensor of one value that torch.func can differentiate"
+    ):
+        _, product = torch.func.vjp(torch.func.grad(lambda w: loss({**fixed, **w})), free)
 
     def apply(v: _Vector) -> _Vector:
         return product(v)[0]

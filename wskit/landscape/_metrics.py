@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wskit._checks import calling, check_tensor, check_weights, check_whole
 from wskit.averaging import recalibrate_bn
 from wskit.errors import LandscapeError
-from wskit.landscape._evaluate import Evaluation
+from wskit.landscape._evaluate import Evaluation, check_callable, count_points
 from wskit.zoo import MLP, SmallCNN, outputs
 
 Activation = Literal["relu", "tanh", "gelu", "sigmoid"]
@@ -45,7 +46,12 @@ def classification_metrics(
     {'loss': 0.6931, 'accuracy': 0.6667}
     """
     # Classes before images, in which log_softmax of many models is three times as fast.
-    loss = functional.cross_entropy(logits.mT[None], y[None])
+    with calling(
+        LandscapeError,
+        "the cross-entropy",
+        "give floating logits (images, classes) and for each image a class from 0",
+    ):
+        loss = functional.cross_entropy(logits.mT[None], y[None])
     return {"loss": loss, "accuracy": (logits.argmax(-1) == y).to(loss.dtype).mean()}
 
 
@@ -105,6 +111,7 @@ def zoo_metrics(
         looped = module_metrics(module, x.float(), y, metrics=metrics, form="loop", device="cpu")
 
     def evaluate(stacked: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        count_points(stacked)
         on_cpu = next(iter(stacked.values())).device.type == "cpu"
         if looped is not None and on_cpu:
             return looped({name: stack.float() for name, stack in stacked.items()})
@@ -174,6 +181,7 @@ def module_metrics(
     """
     _check_lengths(x, y)
     where = torch.device(device) if device is not None else x.device
+    check_whole(batch_size, LandscapeError, "batch_size")
     # What the module is called with must be a copy: functional_call and recalibrate_bn change it.
     own = copy.deepcopy(module).to(where).eval().requires_grad_(False)
     if bn_loader is not None:
@@ -183,7 +191,9 @@ def module_metrics(
     in_use = threading.Lock()  # a module that is being called has one set of weights
 
     def one(weights: Mapping[str, Tensor], part: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        return dict(metrics(torch.func.functional_call(own, dict(weights), (part,)), wanted))
+        with calling(LandscapeError, "the module", "give images and weights that it is made for"):
+            logits = torch.func.functional_call(own, dict(weights), (part,))
+        return dict(metrics(logits, wanted))
 
     def means(weights: Mapping[str, Tensor], call: Callable[..., dict[str, Tensor]]) -> _Means:
         totals: _Means = {}
@@ -194,6 +204,7 @@ def module_metrics(
         return totals
 
     def evaluate(stacked: Mapping[str, Tensor]) -> _Means:
+        check_weights(stacked, LandscapeError, "the stacked weights")
         chosen = _fitting(own, stacked)
         with torch.no_grad(), in_use:
             if vmapped:
@@ -249,6 +260,7 @@ def split_metrics(**evaluations: Evaluation) -> Evaluation:
     def evaluate(stacked: Mapping[str, Tensor]) -> Mapping[str, Any]:
         found: dict[str, Any] = {}
         for prefix, part in evaluations.items():
+            check_callable(part, f"the evaluation {prefix!r}")
             measures = part(stacked)
             if not isinstance(measures, Mapping) or "loss" not in measures:
                 raise LandscapeError(
@@ -263,8 +275,11 @@ def split_metrics(**evaluations: Evaluation) -> Evaluation:
 
 
 def _check_lengths(x: Tensor, y: Tensor) -> None:
-    if len(x) == 0 or len(x) != len(y):
-        raise LandscapeError(f"a target for each image is needed, got {len(x)} and {len(y)}.")
+    check_tensor(x, LandscapeError, "x")
+    check_tensor(y, LandscapeError, "y")
+    if 0 in (x.ndim, y.ndim) or len(x) == 0 or len(x) != len(y):
+        got = " and ".join(str(len(part) if part.ndim else "a scalar") for part in (x, y))
+        raise LandscapeError(f"a target for each image is needed, got {got}.")
 
 
 def _check_batch_norm(own: nn.Module, loader: Iterable[Any]) -> None:

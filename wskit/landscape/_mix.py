@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from wskit._checks import check_weights
 from wskit.errors import LandscapeError
 
 _STATISTICS = ("running_mean", "running_var")
@@ -17,6 +18,10 @@ def checked(models: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
 
     They must have the same names and shapes, on which the first decides, and finite values.
     """
+    if len(models) == 0:
+        raise LandscapeError("there are no models; give one at least.")
+    for number, model in enumerate(models, start=1):
+        check_weights(model, LandscapeError, f"model {number}")
     first = {name: tensor.detach() for name, tensor in models[0].items()}
     if not any(tensor.is_floating_point() for tensor in first.values()):
         raise LandscapeError("the first model holds no floating-point tensor to move along.")

@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from wskit._checks import numbers
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import Compute, Evaluation, evaluate_mixtures
 from wskit.landscape._mix import checked, grams
@@ -39,6 +40,11 @@ class LossPath:
     @property
     def losses(self) -> Float64[np.ndarray, " points"]:
         """The measure "loss"."""
+        if "loss" not in self.measures:
+            raise LandscapeError(
+                f"a path has its losses under the measure 'loss', got {', '.join(self.measures)}; "
+                "name one of them so."
+            )
         return self.measures["loss"]
 
     @property
@@ -89,7 +95,11 @@ def loss_path(
     >>> path.losses, path.length
     (array([1., 0., 1., 9.]), 2.0)
     """
-    where = np.linspace(-0.5, 1.5, 41) if alphas is None else np.array(alphas, dtype=np.float64)
+    where = (
+        np.linspace(-0.5, 1.5, 41)
+        if alphas is None
+        else numbers(alphas, LandscapeError, "alphas").copy()
+    )
     if where.ndim != 1:
         raise LandscapeError(f"alphas must be a sequence of numbers, got the shape {where.shape}.")
     models = checked([a, b])

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from wskit._checks import check_whole, numbers
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import Compute, Evaluation, evaluate_mixtures
 from wskit.landscape._mix import checked, grams
@@ -216,8 +217,8 @@ def loss_plane(
     models = checked([w1, w2, w3])
     plane = plane_through(*models)
     default = plane.grid()
-    columns = default[0] if x is None else np.array(x, dtype=np.float64)
-    rows = default[1] if y is None else np.array(y, dtype=np.float64)
+    columns = default[0] if x is None else numbers(x, LandscapeError, "x").copy()
+    rows = default[1] if y is None else numbers(y, LandscapeError, "y").copy()
     points = np.stack(np.meshgrid(columns, rows), -1)
     coefficients = plane.coefficients(points.reshape(-1, 2))
     table = evaluate_mixtures(evaluate, models, coefficients, compute=compute)
@@ -280,7 +281,10 @@ def loss_simplex(
     >>> list(table), table.loss.round(6).tolist()
     (['w1', 'w2', 'w3', 'loss'], [1.0, 1.0])
     """
+    check_whole(n_points, LandscapeError, "n_points")
     columns = [f"w{i + 1}" for i in range(len(models))] if names is None else list(names)
+    if not models:
+        raise LandscapeError("there are no models; give one at least.")
     coefficients = np.random.default_rng(seed).dirichlet(np.ones(len(models)), n_points)
     table = evaluate_mixtures(evaluate, models, coefficients, compute=compute)
     if len(set(columns) | set(table)) != len(models) + table.shape[1]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from wskit._checks import check_weights, number, numbers
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import (
     Compute,
@@ -65,6 +66,7 @@ def random_direction(
     """
     if normalize not in get_args(Normalize):
         raise LandscapeError(f"normalize must be 'filter' or 'unit', got {normalize!r}.")
+    check_weights(weights, LandscapeError)
     rng = torch.Generator().manual_seed(seed)
     result = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     for name in weight_names(weights):
@@ -110,6 +112,7 @@ def moved(
     >>> moved({"w": torch.ones(2)}, {"w": torch.tensor([0.0, 1.0])}, 3.0)
     {'w': tensor([1., 4.])}
     """
+    distance = number(distance, LandscapeError, "distance")
     stacked = mix(checked([weights, direction]), np.array([[1.0, distance]]))
     return {name: stack[0].clone() for name, stack in stacked.items()}
 
@@ -173,6 +176,7 @@ def region_edges(
         raise LandscapeError(
             f"0 < first <= largest and rtol > 0 are needed, got {first}, {largest} and {rtol}."
         )
+    level = number(level, LandscapeError, "level")
     models = checked([centre, *directions])
     n = len(directions)
 
@@ -271,7 +275,7 @@ def ray_sharpness(
     >>> table.groupby("distance").increase.mean().round(5).to_dict()
     {1.0: 1.0, 2.0: 4.0}
     """
-    where = np.asarray(distances, dtype=np.float64)
+    where = numbers(distances, LandscapeError, "distances")
     if where.ndim != 1 or where.size == 0 or n_rays < 1:
         raise LandscapeError(
             "a sequence of distances and at least one ray are needed, got distances of shape "

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from wskit._checks import numbers
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import (
     Compute,
@@ -144,7 +145,9 @@ def probability_of_better(a: ArrayLike, b: ArrayLike) -> float:
     >>> probability_of_better([1.0, 3.0], [2.0, 4.0])
     0.75
     """
-    ours, theirs = (np.asarray(group, dtype=np.float64).ravel() for group in (a, b))
+    ours, theirs = (
+        numbers(group, LandscapeError, name).ravel() for name, group in (("a", a), ("b", b))
+    )
     for name, group in (("a", ours), ("b", theirs)):
         if group.size == 0 or np.isnan(group).any():
             raise LandscapeError(

@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from wskit._checks import number
 from wskit.errors import PredictorError
 
 Library = Literal["sklearn", "lightgbm"]
@@ -89,7 +90,7 @@ class LogitLinearRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             scikit-learn's, if `X` or `y` hold NaN or inf, or do not fit together.
         """
-        if not 0 < self.clip < 0.5:
+        if not 0 < number(self.clip, PredictorError, "clip") < 0.5:
             raise PredictorError(f"clip must be in (0, 0.5), got {self.clip}.")
         X, y = validate_data(self, X, y, y_numeric=True)
         if n_outside := np.count_nonzero((y < 0) | (y > 1)):

@@ -1,6 +1,7 @@
 """What a predictor achieves on models it has not seen, and what it does so with."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Float64, Integer
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
+from wskit._checks import calling, numbers
 from wskit.errors import PredictorError
 from wskit.predictors._scores import check_finite, point_scores
 from wskit.predictors._splits import group_splits
@@ -220,6 +222,8 @@ def learning_curve(
     splits = group_splits(table.groups, n_splits, test_size, generator)
     fewest = min(len(train) for train, _ in splits)
     for size in sizes:
+        if not isinstance(size, int | np.integer):
+            raise PredictorError(f"sizes are numbers of models, got {size!r}; give whole ones.")
         if not 1 <= size <= fewest:
             raise PredictorError(
                 f"a size of {size} models was asked for, and a split leaves {fewest} to fit to; "
@@ -282,7 +286,16 @@ def transfer(
     >>> transfer(LinearRegression(), tables, rng=0)["tau"].round(3).values.tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
-    named = {name: _table(*parts, f"{name!r}: ") for name, parts in tables.items()}
+    if not tables:
+        raise PredictorError("there are no tables; give one at least.")
+    named = {}
+    for name, parts in tables.items():
+        if not isinstance(parts, tuple | list) or len(parts) != 3:
+            raise PredictorError(
+                f"{name!r}: features, accuracies and groups are needed, got a "
+                f"{type(parts).__name__}; give the three as a tuple."
+            )
+        named[name] = _table(*parts, f"{name!r}: ")
     _check_columns(named)
     generator = np.random.default_rng(rng)
     result: dict[tuple[str, str], dict[str, float]] = {}
@@ -324,7 +337,7 @@ class _Table:
 
 def _table(X: Any, y: ArrayLike, groups: ArrayLike, label: str = "") -> _Table:
     X = X if isinstance(X, pd.DataFrame) else np.asarray(X)
-    true, labels = np.asarray(y, dtype=np.float64), np.asarray(groups)
+    true, labels = numbers(y, PredictorError, f"{label}y"), np.asarray(groups)
     if X.ndim != 2 or true.shape != (len(X),) or labels.shape != (len(X),):
         raise PredictorError(
             f"{label}a row of features, an accuracy and a group are needed for each model, got "
@@ -352,13 +365,20 @@ def _check_columns(named: Mapping[str, _Table]) -> None:
             )
 
 
+def _calling(estimator: Any) -> AbstractContextManager[None]:
+    what = type(estimator).__name__
+    return calling(PredictorError, what, "look for such values in the features")
+
+
 def _fit(estimator: Any, table: _Table, rows: Integer[np.ndarray, " rows"]) -> Any:
     part = table.take(rows)
-    return clone(estimator).fit(part.X, part.y)
+    with _calling(estimator):
+        return clone(estimator).fit(part.X, part.y)
 
 
 def _predict(model: Any, table: _Table) -> Float64[np.ndarray, " models"]:
-    return np.asarray(model.predict(table.X), dtype=np.float64)
+    with _calling(model):
+        return np.asarray(model.predict(table.X), dtype=np.float64)
 
 
 def _layers_of(X: pd.DataFrame) -> dict[str, list[str]]:

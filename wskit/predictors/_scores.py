@@ -6,6 +6,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy.stats import kendalltau
 
+from wskit._checks import numbers
 from wskit.errors import PredictorError
 
 METRICS = ["r2", "tau", "mae"]
@@ -60,8 +61,13 @@ def scores(
     """
     true, guess = _pair(y, predicted)
     labels = np.arange(true.size) if groups is None else np.asarray(groups)
-    if len(labels) != true.size:
-        raise PredictorError(f"there are {len(labels)} groups for {true.size} models.")
+    if labels.ndim != 1 or len(labels) != true.size:
+        raise PredictorError(
+            f"there are {len(labels)} groups for {true.size} models; give one row of labels."
+        )
+    if (missing := pd.isna(labels)).any():
+        row = int(np.flatnonzero(missing)[0])
+        raise PredictorError(f"row {row} has no group; label all rows, see `run_groups`.")
     kept = true > (-np.inf if above is None else above)
     if kept.sum() < 2:
         raise PredictorError(
@@ -142,7 +148,9 @@ def calibration(y: ArrayLike, predicted: ArrayLike, *, n_bins: int = 10) -> pd.D
 
 
 def _pair(y: ArrayLike, predicted: ArrayLike) -> Float64[np.ndarray, "2 models"]:
-    true, guess = (np.asarray(x, dtype=np.float64) for x in (y, predicted))
+    true, guess = (
+        numbers(x, PredictorError, name) for name, x in (("y", y), ("predicted", predicted))
+    )
     if true.ndim != 1 or true.shape != guess.shape:
         raise PredictorError(
             "as many predictions as accuracies are needed, one a model, got the shapes "

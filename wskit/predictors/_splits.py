@@ -9,6 +9,7 @@ from jaxtyping import Integer
 from numpy.typing import ArrayLike
 from sklearn.model_selection import GroupShuffleSplit
 
+from wskit._checks import number
 from wskit.errors import PredictorError
 
 Indices = Integer[np.ndarray, " _"]
@@ -118,7 +119,7 @@ def group_splits(
     """Draw splits with every label on one side."""
     labels = np.asarray(groups)
     n_groups = pd.Series(labels).nunique()
-    if not 0 < test_size < 1:
+    if not 0 < number(test_size, PredictorError, "test_size") < 1:
         raise PredictorError(f"test_size is a share of the groups in (0, 1), got {test_size}.")
     if math.ceil(test_size * n_groups) >= n_groups:
         raise PredictorError(
@@ -127,4 +128,4 @@ def group_splits(
         )
     seed = int(np.random.default_rng(rng).integers(2**31))
     splitter = GroupShuffleSplit(n_splits=n_splits, test_size=test_size, random_state=seed)
-    return list(splitter.split(np.empty(len(labels)), groups=labels))
+    return list(splitter.split(np.empty(len(labels)), groups=pd.factorize(labels)[0]))

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit._checks import calling, numbers
 from wskit.averaging._layout import Layout
 from wskit.errors import SoupError
 from wskit.soups._soup import (
@@ -194,7 +194,7 @@ def _soup(layout: Layout, mean: Tensor, kept: tuple[str, ...], rows: list[Any]) 
 
 
 def _checked(scores: ArrayLike, names: list[str]) -> dict[str, float]:
-    found = np.asarray(scores, dtype=np.float64)
+    found = numbers(scores, SoupError, "scores")
     if found.shape != (len(names),):
         raise SoupError(
             f"{len(names)} ingredients have {len(names)} scores in one row, got an array of shape "
@@ -207,8 +207,15 @@ def _checked(scores: ArrayLike, names: list[str]) -> dict[str, float]:
 
 
 def _scored(score: Score, weights: Mapping[str, Tensor], label: str) -> float:
+    if not callable(score):
+        raise SoupError(
+            f"score must be a function of weights, got a {type(score).__name__}; make one with "
+            "`held_out_score`."
+        )
     with torch.no_grad():
-        return _finite(float(score(weights)), label)
+        found = score(weights)
+    with calling(SoupError, f"the score of {label}", "return a number"):
+        return _finite(float(found), label)
 
 
 def _finite(value: float, label: str) -> float:

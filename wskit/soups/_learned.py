@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from wskit._checks import calling, number
 from wskit.errors import SoupError
 from wskit.soups._scores import check_labels, load
 from wskit.soups._soup import Ingredients, Soup, label_of, layout_of_all, model_of, pool_of
@@ -18,6 +19,8 @@ from wskit.soups._soup import Ingredients, Soup, label_of, layout_of_all, model_
 Per = Literal["model", "layer"]
 
 _IMAGES_AT_ONCE = 1024
+
+_LARGEST_RATE = 1e9
 
 
 def learned_soup(
@@ -86,9 +89,11 @@ def learned_soup(
     """
     if per not in get_args(Per):
         raise SoupError(f"per must be 'model' or 'layer', got {per!r}.")
-    if steps < 1 or learning_rate <= 0:
+    rate = number(learning_rate, SoupError, "learning_rate")
+    if steps < 1 or not 0 < rate < _LARGEST_RATE:
         raise SoupError(
-            f"steps and learning_rate must be positive, got {steps} and {learning_rate}."
+            f"steps and learning_rate must be positive, got {steps} and {learning_rate}; give 100 "
+            "and 0.05, say."
         )
     check_labels(x, y)
     pool = pool_of(ingredients)
@@ -145,8 +150,9 @@ def _backward(
     total = 0.0
     for part, wanted in zip(x.split(_IMAGES_AT_ONCE), y.split(_IMAGES_AT_ONCE), strict=True):
         # The weights are views of one vector, made once: their graph is needed for every part.
-        logits = beta * torch.func.functional_call(own, dict(weights), (part,))
-        loss = functional.cross_entropy(logits, wanted, reduction="sum") / len(x)
+        with calling(SoupError, "the module", "give it images and classes that it is made for"):
+            logits = beta * torch.func.functional_call(own, dict(weights), (part,))
+            loss = functional.cross_entropy(logits, wanted, reduction="sum") / len(x)
         loss.backward(retain_graph=True)
         total += loss.item()
     return total

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from wskit._checks import calling, check_mapping, check_tensor, check_whole
 from wskit.errors import SoupError
 from wskit.soups._soup import Ingredients, label_of, layout_of_all, pool_of
 
@@ -52,6 +53,7 @@ def held_out_score(
     1.0
     """
     check_labels(x, y)
+    check_whole(batch_size, SoupError, "batch_size")
     if test_x is not None:
         _refuse_shared(x, test_x)
     own = copy.deepcopy(module).eval()
@@ -60,7 +62,7 @@ def held_out_score(
         load(own, weights, "the weights")
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
         with torch.no_grad():
-            right = [(own(part).argmax(-1) == wanted).sum() for part, wanted in parts]
+            right = [(_logits(own, part).argmax(-1) == wanted).sum() for part, wanted in parts]
         return int(torch.stack(right).sum()) / len(x)
 
     return score
@@ -100,6 +102,8 @@ def logit_ensemble(
     >>> logit_ensemble(nn.Linear(1, 1, bias=False), models, torch.tensor([[2.0]]))
     tensor([[6.]])
     """
+    check_tensor(x, SoupError, "x")
+    check_whole(batch_size, SoupError, "batch_size")
     pool = pool_of(ingredients)
     layout_of_all(pool)
     own = copy.deepcopy(module).eval()
@@ -107,15 +111,23 @@ def logit_ensemble(
     for name, model in pool.items():
         load(own, model, label_of(name))
         with torch.no_grad():
-            logits = torch.cat([own(part) for part in x.split(batch_size)])
+            logits = torch.cat([_logits(own, part) for part in x.split(batch_size)])
         total = logits if total is None else total + logits
     assert total is not None
     return total / len(pool)
 
 
+def _logits(own: nn.Module, part: Tensor) -> Tensor:
+    with calling(SoupError, "the module", "give it images that it is made for"):
+        found: Tensor = own(part)
+    return found
+
+
 def check_labels(x: Tensor, y: Tensor) -> None:
     """Raise unless there is a class for each image."""
-    if len(x) == 0 or y.shape != (len(x),):
+    check_tensor(x, SoupError, "x")
+    check_tensor(y, SoupError, "y")
+    if x.ndim == 0 or len(x) == 0 or y.shape != (len(x),):
         raise SoupError(
             f"a class for each image is needed, got {len(x)} images and classes of shape "
             f"{tuple(y.shape)}."
@@ -124,6 +136,7 @@ def check_labels(x: Tensor, y: Tensor) -> None:
 
 def load(own: nn.Module, weights: Mapping[str, Tensor], label: str) -> None:
     """Load weights into a module, and say in one sentence what does not fit."""
+    check_mapping(weights, SoupError, label)
     try:
         own.load_state_dict(dict(weights))
     except RuntimeError as error:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wskit._checks import check_matrix, check_tensor, check_weights, check_whole, number
 from wskit.errors import SpectrumError
 from wskit.spectra._eigen import Spectrum, spectrum
 from wskit.spectra._layers import header
@@ -34,6 +35,7 @@ def shuffled(W: Tensor, *, seed: int) -> Tensor:
     >>> shuffled(torch.arange(4), seed=0).sort().values
     tensor([0, 1, 2, 3])
     """
+    check_tensor(W, SpectrumError, "what is shuffled")
     order = torch.randperm(W.numel(), generator=torch.Generator().manual_seed(seed))
     return W.detach().flatten()[order.to(W.device)].reshape(W.shape)
 
@@ -58,6 +60,7 @@ def shuffled_weights(weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str
     >>> null["fc.weight"].sum()
     tensor(2.)
     """
+    check_weights(weights, SpectrumError)
     return LazyWeights(weights, lambda name: shuffled(weights[name], seed=seed))
 
 
@@ -87,6 +90,8 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Map
     >>> difference({"w": torch.ones(2)}, {"w": torch.zeros(2)})["w"]
     tensor([1., 1.], dtype=torch.float64)
     """
+    check_weights(weights, SpectrumError)
+    check_weights(base, SpectrumError, "the base")
     only = sorted(set(weights) ^ set(base))
     if only:
         raise SpectrumError(
@@ -159,6 +164,13 @@ def aspect_spectrum(
     >>> s.N, s.M, s.n_matrices
     (100, 50, 9)
     """
+    check_matrix(W, SpectrumError, f"tensor {name!r}" if name else "W")
+    Q = number(Q, SpectrumError, "Q")
+    check_whole(n_windows, SpectrumError, "n_windows")
+    if Q < 1:
+        raise SpectrumError(
+            f"Q is N/M of a window with N >= M, so at least 1, got {Q:g}; raise it."
+        )
     tall = W if W.shape[0] >= W.shape[1] else W.mT
     M = min(M, tall.shape[1], int(tall.shape[0] / Q))
     N = int(M * Q)

@@ -8,6 +8,8 @@ from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from wskit._checks import check_matrix, check_whole
+from wskit.errors import SpectrumError
 from wskit.spectra._eigen import _BLOCK, _diverged
 
 
@@ -88,6 +90,9 @@ def spectral_density(
     >>> sorted(set(density.nodes.round(6).tolist()))
     [1.0, 4.0]
     """
+    check_matrix(W, SpectrumError, f"tensor {name!r}" if name else "W")
+    check_whole(n_steps, SpectrumError, "n_steps")
+    check_whole(n_probes, SpectrumError, "n_probes")
     W = (W if W.shape[0] >= W.shape[1] else W.mT).detach()
     N, M = W.shape
     n_steps = min(n_steps, M)

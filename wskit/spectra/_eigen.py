@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit._checks import check_matrix
 from wskit.errors import SpectrumError
 from wskit.spectra._layers import (
     FFT_GRID,
@@ -226,6 +227,13 @@ def low_rank_spectrum(
     array([0., 4.])
     """
     label = f"pair {name!r}" if name else "the pair"
+    for factor, which in ((B, "B"), (A, "A")):
+        check_matrix(factor, SpectrumError, f"{which} of {label}")
+    if B.shape[1] != A.shape[0]:
+        raise SpectrumError(
+            f"{label} is of an (out x r) and an (r x in) matrix, got {tuple(B.shape)} and "
+            f"{tuple(A.shape)}; give the factors B and A of one layer."
+        )
     if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
         raise _diverged(label, [A, B])
     N, M = max(B.shape[0], A.shape[1]), min(B.shape[0], A.shape[1])

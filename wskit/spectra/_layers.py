@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wskit._checks import check_weights
 from wskit.errors import SpectrumError
 
 ConvRule = Literal["slices", "unfold", "per-slice", "fft"]
@@ -270,6 +271,7 @@ def _split(layer: Layer, conv: ConvRule, qkv: QkvRule) -> list[Layer]:
 def _low_rank_pairs(weights: Mapping[str, Tensor]) -> dict[str, Layer | None]:
     """Find the pairs of factors: under the name of B the row of the pair, under A's nothing."""
     factors: dict[tuple[str, str], dict[str, str]] = {}
+    check_weights(weights, SpectrumError)
     for name in weights:
         if match := _LORA.match(name):
             key = match["layer"], match["adapter"]

@@ -267,6 +267,11 @@ class OwnModule:
     """
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
+        if not callable(make):
+            raise ZooError(
+                "a model is SmallCNN(...), MLP(...) or a function without arguments that returns "
+                f"an nn.Module, got a {type(make).__name__}; give one of these."
+            )
         self.make = make
         with torch.random.fork_rng(devices=[]):
             self._module = make()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from wskit._checks import check_whole
 from wskit.errors import ZooError
 from wskit.zoo._architectures import ACTIVATIONS, Network, OwnModule
 
@@ -67,6 +68,7 @@ def sample_hyperparameters(n: int, *, rng: np.random.Generator | int) -> pd.Data
     >>> len(table), sorted(table.activation.unique())
     (100, ['relu', 'tanh'])
     """
+    check_whole(n, ZooError, "n", least=0)
     rng = np.random.default_rng(rng)
 
     def log_uniform(low: float, high: float) -> np.ndarray:
@@ -92,14 +94,7 @@ def complete(
     network: Network,
 ) -> pd.DataFrame:
     """Check a table, and add the defaults of the columns that it has not, and the seeds."""
-    unknown = [str(name) for name in hyperparameters.columns if name not in DEFAULTS]
-    if unknown:
-        raise ZooError(
-            f"{unknown[0]!r} is not a hyper-parameter of a zoo; the columns may be "
-            f"{', '.join(DEFAULTS)}."
-        )
-    if len(hyperparameters) == 0:
-        raise ZooError("a zoo needs at least one row of hyper-parameters, got an empty table.")
+    _check_table(hyperparameters)
     own = isinstance(network, OwnModule)
     if own:
         for name in ("activation", "dropout"):
@@ -138,6 +133,22 @@ def complete(
     if own:
         table = table.drop(columns=["activation", "dropout"])
     return table
+
+
+def _check_table(hyperparameters: pd.DataFrame) -> None:
+    if not isinstance(hyperparameters, pd.DataFrame):
+        raise ZooError(
+            "hyper-parameters are a DataFrame of a row a model, got a "
+            f"{type(hyperparameters).__name__}; make one of it with pd.DataFrame()."
+        )
+    unknown = [str(name) for name in hyperparameters.columns if name not in DEFAULTS]
+    if unknown:
+        raise ZooError(
+            f"{unknown[0]!r} is not a hyper-parameter of a zoo; the columns may be "
+            f"{', '.join(DEFAULTS)}."
+        )
+    if len(hyperparameters) == 0:
+        raise ZooError("a zoo needs at least one row of hyper-parameters, got an empty table.")
 
 
 def _refuse(table: pd.DataFrame, name: str, bad: Any, wanted: str) -> None:

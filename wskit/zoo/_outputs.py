@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
+from wskit._checks import check_tensor, check_weights
 from wskit.errors import ZooError
 from wskit.zoo._architectures import (
     ACTIVATIONS,
@@ -131,7 +132,11 @@ def outputs(
     >>> outputs(MLP((4, 3)), weights, torch.ones(1, 4))[1]
     tensor([[1., 2., 3.]])
     """
+    check_weights(weights, ZooError)
+    check_tensor(x, ZooError, "x")
     network = network_of(model)
+    if len(x) == 0:
+        raise ZooError(f"models need images, got x of shape {tuple(x.shape)}; give one at least.")
     if isinstance(network, OwnModule):
         activation = "relu"
     else:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wskit._checks import check_tensor, number
 from wskit._parallel import results
 from wskit.errors import ZooError
 from wskit.zoo._architectures import Form, Model, Network, OwnModule, network_of
@@ -238,7 +240,7 @@ def _blocks(
     network = network_of(model)
     rows = complete(hyperparameters, seeds, network)
     rows.insert(0, "run", np.arange(len(rows)))
-    epochs = sorted({float(epoch) for epoch in keep_epochs})
+    epochs = sorted({number(epoch, ZooError, "an epoch of keep_epochs") for epoch in keep_epochs})
     if epochs and not (epochs[0] >= 0 and np.isfinite(epochs).all()):
         raise ZooError(f"keep_epochs must be finite and at least 0, got {list(keep_epochs)}.")
     form: Form = compute.form or ("vmap" if isinstance(network, OwnModule) else "batched")
@@ -275,6 +277,8 @@ def _plan(rows: pd.DataFrame, n_images: int, block_size: int) -> Iterator[pd.Dat
 
 def _images(data: TrainingData, network: Network, device: torch.device | str | None) -> Images:
     """Check a data set and bring it to the device."""
+    for part in ("train_x", "train_y", "test_x", "test_y"):
+        check_tensor(getattr(data, part), ZooError, f"data.{part}")
     parts = []
     where = torch.device(device) if device is not None else data.train_x.device
     for part in ("train", "test"):
@@ -284,6 +288,8 @@ def _images(data: TrainingData, network: Network, device: torch.device | str | N
                 f"data.{part}_y must hold one integer label for each image of data.{part}_x, got "
                 f"{y.dtype} of shape {tuple(y.shape)} for {len(x)} images."
             )
+        if not x.isfinite().all():
+            raise ZooError(f"data.{part}_x holds NaN or inf; leave those images out.")
         parts.append((x.detach().to(where, torch.float32), y.detach().to(where, torch.int64)))
     x = parts[0][0]
     if isinstance(network, OwnModule):
@@ -343,21 +349,31 @@ def _keys(
 
 def _write(folder: Path, zoo: Zoo, keys: list[str]) -> None:
     """Write a block; the table comes last, so that a block with a table is whole."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
     table = zoo.records.assign(key=keys)
-    for suffix, write in (
-        (".safetensors", lambda path: save_file(dict(zoo.weights), path)),
-        (".parquet", lambda path: table.to_parquet(path, index=False)),
-    ):
-        temporary = folder / f".{name}-{os.getpid()}{suffix}"
-        try:
-            write(temporary)
-            temporary.replace(folder / f"{name}{suffix}")
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, write in (
+            (".safetensors", lambda path: save_file(dict(zoo.weights), path)),
+            (".parquet", lambda path: table.to_parquet(path, index=False)),
+        ):
+            temporary = folder / f".{name}-{os.getpid()}{suffix}"
+            try:
+                write(temporary)
+                temporary.replace(folder / f"{name}{suffix}")
+            finally:
+                temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        what = re.search(r"(?<=I/O error: )[^(]*(?= \()", str(error))
+        number_of = getattr(error, "errno", None)
+        why = os.strerror(number_of) if number_of else what and what[0]
+        raise ZooError(
+            f"{folder}: a block of the zoo could not be written, {why or 'the disk refuses it'}; "
+            "free some space or choose another folder."
+        ) from error
 
 
 def _found(folder: Path, keys: list[str], names: list[str]) -> Iterator[Zoo]:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from wskit._checks import check_weights
 from wskit.errors import ZooError
 
 
@@ -44,6 +45,7 @@ class Zoo:
     records: pd.DataFrame
 
     def __post_init__(self) -> None:
+        check_weights(self.weights, ZooError)
         for name, stack in self.weights.items():
             if stack.ndim == 0 or len(stack) != len(self.records):
                 raise ZooError(
@@ -107,6 +109,9 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
     """
     if not zoos:
         raise ZooError("there are no zoos to put together.")
+    for i, zoo in enumerate(zoos):
+        if not isinstance(zoo, Zoo):
+            raise ZooError(f"zoos are put together, and number {i} is a {type(zoo).__name__}.")
     shapes = [{name: stack.shape[1:] for name, stack in zoo.weights.items()} for zoo in zoos]
     for i, found in enumerate(shapes):
         if found != shapes[0]:

@@ -1,0 +1,227 @@
+"""The public functions that read or write files, and disks on which that does not work."""
+
+import contextlib
+import os
+import resource
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from fault_entries import a_zoo, data, mlp, table
+from fault_kit import Entry, net, scalars
+
+from wskit import checkpoints, features, report, zoo
+from wskit import data as wskit_data
+
+NOBODY = 65534
+
+
+def touched(name: str, content: bytes = b"") -> Callable[[], Path]:
+    """Write a file into the current folder."""
+
+    def make() -> Path:
+        Path(name).write_bytes(content)
+        return Path(name)
+
+    return make
+
+
+def folder_with(name: str, content: bytes) -> Callable[[], Path]:
+    def make() -> Path:
+        Path("in").mkdir()
+        Path("in", name).write_bytes(content)
+        return Path("in")
+
+    return make
+
+
+SOURCES = {
+    "nothing there": lambda: Path("none.safetensors"),
+    "empty": touched("w.safetensors"),
+    "damaged": touched("w.safetensors", b"\x08\0\0\0\0\0\0\0{]      "),
+    "empty .pt": touched("w.pt"),
+    "damaged .pt": touched("w.pt", b"PK\x03\x04 and no more"),
+    "empty .npz": touched("w.npz"),
+    "damaged .npz": touched("w.npz", b"PK\x03\x04 and no more"),
+    "damaged index": touched("model.safetensors.index.json", b"{"),
+    "wrong suffix": touched("w.txt", b"hello"),
+    "empty folder": lambda: Path("in").mkdir() or Path("in"),
+    "folder of other files": folder_with("readme.md", b""),
+    "wrong type": lambda: 3,
+}
+ZOOS = {
+    "nothing there": lambda: Path("none"),
+    "empty folder": lambda: Path("in").mkdir() or Path("in"),
+    "folder of other files": folder_with("readme.md", b""),
+    "half a zoo": folder_with("records.parquet", b""),
+    "half the other zoo": folder_with("weights.safetensors", b""),
+    "empty table": folder_with("metrics.csv", b""),
+    "damaged table": folder_with("metrics.csv", b"\x00\xff,\n1,2,3,4\n"),
+    "empty file": touched("zoo.csv"),
+    "table without columns": touched("zoo.csv", b"a,b\n1,2\n"),
+    "no such checkpoint": touched("zoo.csv", b"path,test_accuracy\nnone.pt,0.5\n"),
+}
+
+
+@contextlib.contextmanager
+def read_only() -> Iterator[Path]:
+    """A folder that may be read only, also by the superuser's tests."""
+    with tempfile.TemporaryDirectory() as outer:
+        folder = Path(outer, "locked")
+        folder.mkdir()
+        Path(outer).chmod(0o755)
+        folder.chmod(0o555)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            if is_root:
+                os.seteuid(0)
+            folder.chmod(0o755)
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[Path]:
+    """A folder in which no file may pass 64 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with tempfile.TemporaryDirectory() as folder:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+        try:
+            yield Path(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+
+
+@contextlib.contextmanager
+def interrupted() -> Iterator[Path]:
+    """A folder into which nothing can be moved: Ctrl-C comes first."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    replace, rename = Path.replace, Path.rename
+    with tempfile.TemporaryDirectory() as folder:
+        Path.replace = Path.rename = stop
+        try:
+            yield Path(folder)
+        finally:
+            Path.replace, Path.rename = replace, rename
+
+
+DISKS = {"read-only": lambda: read_only, "full disk": lambda: full_disk,
+         "interrupted": lambda: interrupted}  # fmt: skip
+
+
+def on_disk(write: Callable[[Path], object]) -> Callable[[object], object]:
+    """Write on a bad disk, and say what is left there."""
+
+    def call(disk: Callable[[], contextlib.AbstractContextManager[Path]]) -> object:
+        with disk() as folder:
+            try:
+                write(folder)
+                result: object = "written"
+            except KeyboardInterrupt:
+                result = "interrupted"
+            except Exception as error:
+                # The folder's name differs from run to run.
+                error.args = (str(error).replace(str(folder), "FOLDER"),)
+                assert list(folder.rglob("*")) == [], "something is left behind"
+                raise
+            return result, sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+    return call
+
+
+def size(path: str) -> dict[str, int]:
+    return {"bytes": Path(path).stat().st_size}
+
+
+def stored(folder: Path) -> object:
+    return features.model_table(size, [__file__], store=folder)
+
+
+def shown(folder: Path) -> object:
+    return report.write_report(_REPORT, folder / "report.html")
+
+
+_REPORT = report.examine({"fc.weight": net()["0.weight"]})
+
+FILE_ENTRIES = {
+    "checkpoints.open_checkpoint files": Entry(SOURCES, checkpoints.open_checkpoint),
+    "checkpoints.hash_files": Entry(SOURCES, checkpoints.hash_files),
+    "checkpoints.save_weights": Entry(
+        DISKS, on_disk(lambda f: checkpoints.save_weights(net(), f / "w.safetensors"))
+    ),
+    "checkpoints.save_weights folder": Entry(
+        DISKS, on_disk(lambda f: checkpoints.save_weights(net(), f / "w"))
+    ),
+    "checkpoints.save_weights weights": Entry(
+        {
+            "empty": dict,
+            "no tensor": lambda: {"w": np.ones(2)},
+            "no mapping": lambda: [1],
+            "wrong name": lambda: {1: net()["0.bias"]},
+        },
+        lambda w: checkpoints.save_weights(w, "w.safetensors"),
+    ),
+    "checkpoints.save_weights path": Entry(
+        scalars(no_such_folder="none/w.safetensors", wrong_suffix="w.pt", empty=""),
+        lambda p: checkpoints.save_weights(net(), p),
+    ),
+    "zoo.load_zoo": Entry(ZOOS, lambda p: zoo.load_zoo(p, progress=False)),
+    "zoo.save_zoo": Entry(DISKS, on_disk(lambda f: zoo.save_zoo(a_zoo(), f / "zoo"))),
+    "zoo.save_zoo folder": Entry(
+        {"no such folder": lambda: "none/zoo", "a file": touched("zoo"), "empty": lambda: ""},
+        lambda p: zoo.save_zoo(a_zoo(), p),
+    ),
+    "zoo.train_zoo folder": Entry(
+        DISKS, on_disk(lambda f: zoo.train_zoo(mlp, data(), table(), folder=f))
+    ),
+    "zoo.train_blocks folder": Entry(
+        DISKS, on_disk(lambda f: list(zoo.train_blocks(mlp, data(), table(), folder=f)))
+    ),
+    "features.model_table store": Entry(DISKS, on_disk(stored)),
+    "features.model_table rows": Entry(
+        {
+            "damaged": folder_with("a.parquet", b"no"),
+            "empty": folder_with("a.parquet", b""),
+            "a file": touched("store"),
+        },
+        lambda store: features.model_table(size, [__file__], store=store),
+    ),
+    "report.write_report": Entry(DISKS, on_disk(shown)),
+    "report.write_report path": Entry(
+        {
+            "no such folder": lambda: "none/a.html",
+            "wrong suffix": lambda: "a.txt",
+            "another file": touched("a.html", b"hello"),
+        },
+        lambda p: report.write_report(_REPORT, p),
+    ),
+    "report.check_target": Entry(
+        {
+            "no such folder": lambda: "none/a.html",
+            "wrong suffix": lambda: "a.txt",
+            "another file": touched("a.html", b"hello"),
+        },
+        report.check_target,
+    ),
+    "data.describe": Entry(scalars(wrong_name="cifar-resnet", empty=""), wskit_data.describe),
+    "data.fetch": Entry(scalars(wrong_name="cifar-resnet", empty=""), wskit_data.fetch),
+    "data.verify": Entry(scalars(wrong_name="cifar-resnet", empty=""), wskit_data.verify),
+    "data.mirror": Entry(
+        {"a file": touched("mirror")},
+        lambda f: wskit_data.mirror(f, "cifar-resnet20", progress=False),
+    ),
+    "data.load_dataset": Entry(scalars(wrong_name="x", empty=""), wskit_data.load_dataset),
+    "data.load_dataset validation_fraction": Entry(
+        scalars(zero=0.0, negative=-1.0, huge=1.0, NaN=float("nan")),
+        lambda v: wskit_data.load_dataset("digits", validation_fraction=v),
+    ),
+}
