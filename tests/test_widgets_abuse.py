@@ -447,3 +447,81 @@ def test_an_upload_goes_with_its_panel(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(list((tmp_path / "tmp").iterdir())) == 1
     panel.close()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+# -- names from files -------------------------------------------------------------------------
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>\"); touched.append(1); (\"'); touched.append(1); ('\n$x^{$ \\"
+)
+
+
+def hostile_esd(folder: Path) -> tuple[Panel, dict[str, Any]]:
+    weights = {HOSTILE: torch.eye(6) + 1, "b": torch.eye(4) + 1}
+    panel = EsdExplorer({HOSTILE: weights, HOSTILE + "2": weights})
+    panel.compare = HOSTILE + "2"
+    panel.compute_table()
+    return panel, {"weights": panel.weights}
+
+
+def hostile_zoo(folder: Path) -> tuple[Panel, dict[str, Any]]:
+    records = ZOO.records.assign(**{HOSTILE: 1.0 * ZOO.records.index, "seed": HOSTILE})
+    models = type(ZOO)({HOSTILE: ZOO.weights["fc1.weight"]}, records)
+    panel = ZooExplorer(models, estimator=zoo.LINEAR, x=HOSTILE, colour=HOSTILE)
+    return panel, {"models": models, "estimator": zoo.LINEAR}
+
+
+def hostile_region(folder: Path) -> tuple[Panel, dict[str, Any]]:
+    models = {f"{i}{HOSTILE}": model for i, model in enumerate(region.MODELS.values())}
+    panel = RegionExplorer(models, region.EVALUATE, map=region.MAP, resolution=3)
+    return panel, {"models": models, "evaluate": region.EVALUATE, "map": region.MAP}
+
+
+def hostile_swa(folder: Path) -> tuple[Panel, dict[str, Any]]:
+    runs = {HOSTILE: swa.RUNS["short"], "b": swa.RUNS["first_0"]}
+    return SwaExplorer(runs, swa.EVALUATE, resolution=3), {"runs": runs, "evaluate": swa.EVALUATE}
+
+
+def hostile_soup(folder: Path) -> tuple[Panel, dict[str, Any]]:
+    models = {f"{i}{HOSTILE}": model for i, model in enumerate(soup.INGREDIENTS.values())}
+    panel = SoupKitchen(models, soup.EVALUATE)
+    panel.suggest()
+    panel.wait()
+    panel.greedy()
+    return panel, {"ingredients": models, "evaluate": soup.EVALUATE}
+
+
+def hostile_picker(folder: Path) -> tuple[Panel, dict[str, Any]]:
+    folder = folder / HOSTILE.partition(">")[0]
+    folder.mkdir()
+    path = folder / 'a"); touched.append(1); ("\').safetensors'
+    checkpoints.save_weights({HOSTILE: torch.eye(3)}, path, metadata={"note": HOSTILE + "."})
+    panel = CheckpointPicker(modules={})
+    panel.origin, panel.path = "path", str(path)
+    panel.load()
+    return panel, {}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [hostile_picker, hostile_esd, hostile_zoo, hostile_region, hostile_swa, hostile_soup],
+)
+def test_names_in_files_are_neither_page_nor_code(
+    build: Callable[[Path], tuple[Panel, dict[str, Any]]], tmp_path: Path
+) -> None:
+    panel, names = build(tmp_path)
+    panel.wait()
+    assert panel.status == "done", panel.message
+    views, todo = [], [panel]
+    while todo:
+        widget = todo.pop()
+        todo += getattr(widget, "children", ())
+        views += [widget.value] if isinstance(widget, HTML) else []
+    texts = [*views, *(str(line) for line in panel.code().splitlines())]
+    assert any("onerror=alert" in text for text in texts), "the name is there"
+    assert not any("<img src=x" in view for view in views)
+    scope = names | {"touched": []}
+    exec(panel.code(), scope)
+    assert scope["touched"] == []
+    plt.close("all")
+    panel.close()

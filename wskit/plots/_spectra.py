@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from wskit.plots._style import PALETTE, legend_above, new_axes, styled
+from wskit.plots._style import PALETTE, legend_above, new_axes, no_formula, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +99,8 @@ def plot_esd(
             yscale="log" if scale == "log-log" and values[-1] > 0 else "linear",
             xlabel=r"eigenvalue $\lambda$ of $W^\top W$",
             ylabel=r"density of $\log_{10}\lambda$" if per_decade else "density",
-            title=_title(spectrum),
         )
+        ax.set_title(_title(spectrum), parse_math=False)
         ax.legend()
     return ax
 
@@ -183,8 +183,10 @@ def plot_layers_grid(
         for ax, s, fit in zip(axs.flat, spectra, laws, strict=False):
             plot_esd(s, fit=fit, bins=bins, ax=ax)
             ax.get_legend().remove()
-            law = "" if fit is None else rf"  $\alpha$ = {fit.alpha:.2f}"
-            ax.set_title(s.name + law, fontsize=9, parse_math=fit is not None)
+            title = s.name
+            if fit is not None:
+                title = rf"{no_formula(s.name)}  $\alpha$ = {fit.alpha:.2f}"
+            ax.set_title(title, fontsize=9, parse_math=fit is not None)
             ax.set(xlabel="", ylabel="")
         for ax in axs.flat[len(spectra) :]:
             ax.set_visible(False)

@@ -235,6 +235,11 @@ def _range(values: np.ndarray) -> str:
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
+def no_formula(text: str) -> str:
+    """Escape dollar signs: no name in a file is a formula."""
+    return text.replace("$", r"\$")
+
+
 _SYMBOLS = {
     r"\alpha": "alpha",
     r"\lambda": "lambda",

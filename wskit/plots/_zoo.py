@@ -14,6 +14,7 @@ from wskit.plots._style import (
     PALETTE,
     legend_above,
     new_axes,
+    no_formula,
     readable_on,
     styled,
 )
@@ -91,7 +92,7 @@ def plot_models(
             n, n_out = rows.sum(), (rows & ~placed).sum()
             text = f"{label} ({n}, {n_out} of them not placed)" if n_out else f"{label} ({n})"
             at = rows & placed
-            options = {"s": size, "alpha": 0.75, "lw": 0, "label": text} | style
+            options = {"s": size, "alpha": 0.75, "lw": 0, "label": no_formula(text)} | style
             return ax.scatter(horizontal[at], vertical[at], **options)
 
         if not shown.all():
@@ -113,18 +114,22 @@ def plot_models(
             norm = LogNorm if _is_log(values) else mpl.colors.Normalize
             style = {"c": values[at & placed], "norm": norm(lowest, highest), "cmap": "viridis"}
             points = draw(at, "models", **(style | kwargs))
-            bar = ax.figure.colorbar(points, ax=ax, label=colour.replace("_", " "))
+            bar = ax.figure.colorbar(points, ax=ax, label=_words(colour))
             bar.solids.set(alpha=1)
         if chosen is not None and placed[chosen]:
             ring = {"marker": "o", "ls": "", "ms": 13, "mfc": "none", "mew": 2.5}
             at_x, at_y = horizontal[[chosen]], vertical[[chosen]]
             ax.plot(at_x, at_y, color=PALETTE["fit"], label=f"model {chosen}", **ring)
-        ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+        ax.set(xlabel=_words(x), ylabel=_words(y))
         ax.set_xscale("log" if _is_log(horizontal) else "linear")
         ax.set_yscale("log" if _is_log(vertical) else "linear")
-        title = colour.replace("_", " ") if groups and colour else None
+        title = _words(colour) if groups and colour else None
         legend_above(ax, room=1.0 if groups else 0.8, title=title)
     return ax
+
+
+def _words(column: str) -> str:
+    return no_formula(column.replace("_", " "))
 
 
 def plot_training_curve(
