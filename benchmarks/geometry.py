@@ -161,11 +161,11 @@ def matching(page: Page, options: argparse.Namespace) -> None:
 TITLE = "Distances, planes and matching"
 PARTS = {"distances": distances, "plane": plane, "matching": matching}
 WHY = {
-    "distances": "BLAS's dsyrk in float64 alone took 1.0 s of our 1.7 s (2026-11-24), so that "
-    "20x is out of reach. One whole loop over state dicts in float64, without ours in the same "
-    "process, took four times as long as extrapolated, in float32 as long: the cause was not "
-    "isolated (large temporaries that the C library maps anew each time are suspected), and the "
-    "ratio in float64 is not better known than 17x to 73x.",
+    "distances": "Against loops in float32, 20x is out of reach: BLAS's dsyrk in float64 alone "
+    "took 1.0 s of our 1.7 s (2026-11-24). The loop over state dicts in float64 is not well "
+    "known: it was 18 and 40 times as slow as ours on two days, and one whole loop in a process "
+    "of its own took four times as long as extrapolated. The cause was not isolated (large "
+    "temporaries that the C library maps anew each time are suspected).",
     "plane": "vmap depends on what ran before in the process (2026-11-24: without the distances "
     "before it, the SmallCNN took 0.4x and the MLP 1.1x of the loop's), and is not the default "
     "on a CPU; the defaults were never slower than the loop.",
