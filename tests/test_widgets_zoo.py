@@ -110,7 +110,7 @@ def test_it_begins_with_the_projection_coloured_by_accuracy(panel, zoo):
 
 
 def test_every_control_has_a_label(panel):
-    names = ["x", "y", "Colour", "Select x from", "Select y from", "Model", "Retrain on selection"]
+    names = ["x", "y", "Colour", "Select x", "Select y", "Model", "Retrain on selection"]
     for name in names:
         assert control(panel, name) is not None
     with pytest.raises(ValueError, match="expected 1, got 0"):
@@ -146,7 +146,7 @@ def test_ranges_select_models_and_the_list_has_them_best_first(panel, zoo):
     assert [row for _, row in panel._list.options] == ordered.tolist()
     panel._list.value = ordered[1]
     assert panel.model == ordered[1]
-    slider = control(panel, "Select x from")
+    slider = control(panel, "Select x")
     stops = [value for _, value in slider.options]
     assert stops == pytest.approx(records.learning_rate.tolist())
     assert slider.value == pytest.approx(
@@ -167,14 +167,14 @@ def test_another_column_takes_its_range_away(panel):
     panel.y_range = (-1.0, 1.0)
     panel.x = "epoch"
     assert (panel.x_range, panel.y_range) == (None, (-1.0, 1.0))
-    assert [value for _, value in control(panel, "Select x from").options] == [0.0, 1.0]
+    assert [value for _, value in control(panel, "Select x").options] == [0.0, 1.0]
 
 
 def test_long_ranges_are_cut_where_the_axis_has_equal_steps():
     zoo = make_zoo(100)
     panel = ZooExplorer(zoo, x="learning_rate", y="fc1.weight.mean")
     for name, log in [("x", True), ("y", False)]:
-        stops = np.array([value for _, value in control(panel, f"Select {name} from").options])
+        stops = np.array([value for _, value in control(panel, f"Select {name}").options])
         steps = np.diff(np.log(stops) if log else stops)
         assert steps.size == 100
         assert steps == pytest.approx(np.full(100, steps.mean()))

@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab_kit import WAIT, running_lab
+from lab_kit import SCREENSHOTS, WAIT, run_all, running_lab, shut_down
 
-SCREENSHOTS = Path(__file__).with_name("screenshots")
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser"])), None)
 
 # Of Chromium and JupyterLab themselves, in a page that is as it should be.
@@ -20,6 +19,9 @@ def pytest_collection_modifyitems(items):
     missing = _missing()
     for item in here:
         item.add_marker(pytest.mark.browser)
+        # A file's tests share a page: one worker runs them all, unless they say otherwise.
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if missing and os.environ.get("WSKIT_REQUIRE_BROWSER") != "1":
             item.add_marker(pytest.mark.skip(reason=missing))
 
@@ -74,12 +76,31 @@ def tab(chromium):
     page.close()
 
 
+@pytest.fixture(scope="module")
+def notebook(request, tab, lab):
+    """The page of a notebook of the test file's CELLS, after they have run."""
+    name = f"{request.module.__name__}.ipynb"
+    lab.write(name, *request.module.CELLS)
+    run_all(tab, lab, name)
+    yield tab
+    shut_down(lab)
+
+
+@pytest.fixture
+def page(request, notebook):
+    """That page with the test file's PANEL; it must come through the test without an error."""
+    notebook.panel = notebook.locator(request.module.PANEL).first
+    notebook.panel.scroll_into_view_if_needed()
+    yield notebook
+    assert notebook.problems == []
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Keep what the page shows when a test fails."""
     report = yield
     page = item.funcargs.get("page")
     if report.when == "call" and report.failed and page is not None:
-        SCREENSHOTS.mkdir(exist_ok=True)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"{item.name}.png")
     return report

@@ -18,6 +18,8 @@ from urllib.parse import quote
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[2]
+# What CI keeps.
+SCREENSHOTS = Path(os.environ.get("CI_OUTPUT") or Path(__file__).with_name("screenshots"))
 WAIT = 180_000  # milliseconds, for anything: a busy machine is no reason to fail
 
 
@@ -127,6 +129,25 @@ def _wait_for(lab, server, log):
             time.sleep(0.2)
 
 
+def telling(*traits):
+    """Return a cell that says what the panel of the cell above knows; see `knows`."""
+    return f"""\
+import ipywidgets
+def tell(panel, names):
+    known = ipywidgets.Label()
+    def say(change=None):
+        known.value = ", ".join(f"{{name}} = {{getattr(panel, name)}}" for name in names)
+    panel.observe(say, names)
+    say()
+    return known
+tell(_, {list(traits)})"""
+
+
+def knows(page, text):
+    """Wait until a panel has what was entered: a click just after it may be handled before it."""
+    page.get_by_text(text, exact=True).wait_for()
+
+
 def run_all(page, lab, name):
     """Open a notebook, run all its cells, and return when the kernel has done them."""
     page.goto(f"{lab.url}/doc/tree/{quote(name)}?token={lab.token}&reset")
@@ -170,8 +191,8 @@ def poll(page, condition, what, *, timeout=WAIT, every=100):
 
 
 def control(panel, role, name):
-    """A control of a panel; a button's name begins with its icon."""
-    return panel.get_by_role(role, name=name, exact=role != "button")
+    """A control of a panel."""
+    return panel.get_by_role(role, name=name, exact=True)
 
 
 def says(page, panel, text):

@@ -4,21 +4,24 @@ import pytest
 import torch
 from data_site import describe as write_manifest
 from data_site import resource
-from lab_kit import poll, run_all, says, shows, shut_down
+from lab_kit import control, knows, poll, says, shows, telling
 
 from wskit.checkpoints import save_weights
 
-NOTEBOOK = "panels.ipynb"
+PANEL = ".wskit-checkpoint-picker"
 CELLS = [
     """\
+import os
 from pathlib import Path
 import torch
 from wskit import widgets
 from wskit.data import _manifests
+os.environ["WSKIT_MIRROR"] = str(Path("mirror").resolve())
 _manifests.manifest_folder = lambda: Path("manifests")
 model = torch.nn.Linear(5, 4)
 picker = widgets.CheckpointPicker()
 picker""",
+    telling("path"),
     """\
 weights = {"small": torch.randn(30, 20), "large": torch.randn(3000, 3000)}
 widgets.EsdExplorer(weights)""",
@@ -31,80 +34,70 @@ widgets.EsdExplorer(run)""",
 ]
 
 
-@pytest.fixture(scope="module")
-def notebook(tab, lab):
+@pytest.fixture(scope="module", autouse=True)
+def mirror(lab):
+    """Beside the notebook, a catalogue and a mirror of it."""
     path = lab.folder / "mirror" / "nets" / "net.safetensors"
     path.parent.mkdir(parents=True)
     (lab.folder / "manifests").mkdir()
     save_weights({"fc.weight": torch.eye(3)}, path)
     entries = resource(content=path.read_bytes(), path=path.name), resource("other")
     write_manifest(lab.folder, *entries)
-    mirror = f"import os\nos.environ['WSKIT_MIRROR'] = {str(lab.folder / 'mirror')!r}"
-    lab.write(NOTEBOOK, mirror, *CELLS)
-    run_all(tab, lab, NOTEBOOK)
-    yield tab
-    shut_down(lab)
 
 
-@pytest.fixture
-def page(notebook):
-    yield notebook
-    assert notebook.problems == []
-
-
-@pytest.fixture
-def picker(page):
-    panel = page.locator(".wskit-checkpoint-picker")
-    panel.scroll_into_view_if_needed()
-    return panel
-
-
-def test_an_entry_is_described_fetched_from_the_mirror_and_opened(page, picker):
-    entry = picker.get_by_role("combobox", name="Entry")
+def test_an_entry_is_described_fetched_from_the_mirror_and_opened(page):
+    entry = page.panel.get_by_role("combobox", name="Entry")
     entry.select_option("other")
-    poll(page, lambda: "0.30 MB, to download; licence: MIT" in picker.inner_text(), "the size")
+    poll(page, lambda: "0.30 MB, to download; licence: MIT" in page.panel.inner_text(), "the size")
     entry.select_option("net")
-    picker.get_by_text("How to cite it").click()
-    assert picker.locator("pre").inner_text() == "none"
-    picker.get_by_role("button", name="Open").focus()
+    poll(page, lambda: "0.30 MB" not in page.panel.inner_text(), "another size")
+    page.panel.get_by_text("How to cite it").click()
+    assert page.panel.locator("pre").inner_text() == "none"
+    page.panel.get_by_role("button", name="Open").focus()
     page.keyboard.press("Enter")
-    says(page, picker, "net is open: 1 tensor")
-    assert picker.get_by_role("row", name="fc.weight").is_visible()
-    assert "in the cache" in picker.inner_text()
+    says(page, page.panel, "net is open: 1 tensor")
+    assert page.panel.get_by_role("row", name="fc.weight").is_visible()
+    assert "in the cache" in page.panel.inner_text()
 
 
-def test_a_bad_path_shows_one_sentence(page, picker):
-    picker.get_by_role("button", name="path").click()
-    path = picker.get_by_role("textbox", name="Path")
-    path.fill("<img src=x onerror=console.error(1)>.pt")
-    picker.get_by_role("button", name="Open").click()
-    says(page, picker, "<img src=x onerror=console.error(1)>.pt")
-    assert picker.locator("img").count() == 0
-    assert picker.get_by_role("table").count() == 0
-    path.fill("mirror/nets/net.safetensors")
-    picker.get_by_role("button", name="Open").click()
-    says(page, picker, "net.safetensors is open")
+def test_a_bad_path_shows_one_sentence(page):
+    page.panel.get_by_role("button", name="path").click()
+    path = page.panel.get_by_role("textbox", name="Path")
+    enter(page, path, "<img src=x onerror=console.error(1)>.pt")
+    page.panel.get_by_role("button", name="Open").click()
+    says(page, page.panel, "<img src=x onerror=console.error(1)>.pt")
+    assert page.panel.locator("img").count() == 0
+    assert page.panel.get_by_role("table").count() == 0
+    enter(page, path, "mirror/nets/net.safetensors")
+    page.panel.get_by_role("button", name="Open").click()
+    says(page, page.panel, "net.safetensors is open")
 
 
-def test_a_module_of_the_session_is_opened(page, picker):
-    picker.get_by_role("button", name="session").click()
-    picker.get_by_role("combobox", name="Module").select_option("model")
-    picker.get_by_role("button", name="Refresh").click()
-    picker.get_by_role("button", name="Open").click()
-    says(page, picker, "model is open: 2 tensors")
+def enter(page, box, text):
+    box.fill(text)
+    box.press("Tab")
+    knows(page, f"path = {text}")
 
 
-def test_a_file_is_uploaded(page, picker, lab):
-    picker.get_by_role("button", name="upload", exact=True).click()
-    send(page, picker, lab.folder / "mirror" / "nets" / "net.safetensors")
-    says(page, picker, "the upload is open: 1 tensor")
-    send(page, picker, {"name": "evil.txt", "mimeType": "text/plain", "buffer": b"x"})
-    says(page, picker, "evil.txt: expected one of .safetensors")
+def test_a_module_of_the_session_is_opened(page):
+    page.panel.get_by_role("button", name="session").click()
+    page.panel.get_by_role("combobox", name="Module").select_option("model")
+    page.panel.get_by_role("button", name="Refresh").click()
+    page.panel.get_by_role("button", name="Open").click()
+    says(page, page.panel, "model is open: 2 tensors")
 
 
-def send(page, picker, file):
+def test_a_file_is_uploaded(page, lab):
+    page.panel.get_by_role("button", name="upload", exact=True).click()
+    send(page, lab.folder / "mirror" / "nets" / "net.safetensors")
+    says(page, page.panel, "the upload is open: 1 tensor")
+    send(page, {"name": "evil.txt", "mimeType": "text/plain", "buffer": b"x"})
+    says(page, page.panel, "evil.txt: expected one of .safetensors")
+
+
+def send(page, file):
     with page.expect_file_chooser() as chooser:
-        picker.get_by_role("button", name="Upload (at most 8 MiB)").click()
+        page.panel.get_by_role("button", name="Upload (at most 8 MiB)").click()
     chooser.value.set_files(file)
 
 
@@ -130,7 +123,7 @@ def test_a_training_run_is_gone_through_and_a_row_of_the_table_chosen(page):
     panel.scroll_into_view_if_needed()
 
     shows(page, panel, 0, "'step 0'", "first")
-    panel.get_by_role("slider").first.focus()  # of Step; ipywidgets gives handles no name
+    control(panel, "slider", "Step").focus()
     page.keyboard.press("ArrowRight")
     shows(page, panel, 0, "'step 100'", "first")
     panel.get_by_role("combobox", name="Compare with").focus()
@@ -141,7 +134,7 @@ def test_a_training_run_is_gone_through_and_a_row_of_the_table_chosen(page):
     rows = panel.get_by_role("listbox")
     rows.wait_for()
     assert rows.get_by_role("option").count() == 2
-    rows.get_by_role("option").last.click()  # JupyterLab takes the arrow keys for its cells
+    rows.get_by_role("option").last.click()
     shows(page, panel, 0, "'step 100'", "'step 200'", "second  (50 × 20)")
     saved = panel.get_by_role("link")
     assert saved.count() == 2, "picture and table"

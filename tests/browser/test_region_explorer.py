@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from lab_kit import control, cut_off, poll, run_all, says, shows, shut_down
+from lab_kit import control, cut_off, poll, says, shows
 
-NOTEBOOK = "region_explorer.ipynb"
+PANEL = ".wskit-region-explorer"
 CELLS = [
     """\
 import pandas as pd
@@ -27,99 +27,65 @@ from wskit import widgets
 widgets.RegionExplorer(models, evaluate, base=base, map=places)""",
 ]
 
-CONTROLS = [
-    ("combobox", "First model"),
-    ("combobox", "Second model"),
-    ("combobox", "Third model"),
-    ("combobox", "Landscape of"),
-    ("checkbox", "Random control"),
-    ("button", "Centre"),
-]
-
-
-@pytest.fixture(scope="module")
-def notebook(tab, lab):
-    lab.write(NOTEBOOK, *CELLS)
-    run_all(tab, lab, NOTEBOOK)
-    yield tab
-    shut_down(lab)
-
-
-@pytest.fixture
-def page(notebook):
-    """The page, which must have come through the test without an error."""
-    panel(notebook).scroll_into_view_if_needed()
-    yield notebook
-    assert notebook.problems == []
-
-
-def panel(page):
-    return page.locator(".wskit-region-explorer")
-
 
 def numbers(page, name):
     """Return what a row of the table says."""
-    row = panel(page).get_by_role("row").filter(has_text=re.compile(f"^{name}"))
+    row = page.panel.get_by_role("row").filter(has_text=re.compile(f"^{name}"))
     return [float(cell) for cell in row.locator("td").all_inner_texts() if cell.strip()]
 
 
-def test_every_control_has_a_name(page):
-    for role, name in CONTROLS:
-        assert control(panel(page), role, name).count() == 1, name
-    assert panel(page).get_by_role("slider").count() == 2
-    for text in ("Share of the first", "Share of the second"):
-        assert panel(page).get_by_text(text, exact=True).is_visible()
-    says(page, panel(page), "The point is inside the triangle of model_0, model_1, model_2.")
-    shows(page, panel(page), 0, "texts: model_0, model_1, model_2", "line 'point'")
-    shows(page, panel(page), 1, "points 'a, u': 1", "line 'model_2'", "line 'base'")
+def test_the_first_three_models_are_shown(page):
+    says(page, page.panel, "The point is inside the triangle of model_0, model_1, model_2.")
+    shows(page, page.panel, 0, "texts: model_0, model_1, model_2", "line 'point'")
+    shows(page, page.panel, 1, "points 'a, u': 1", "line 'model_2'", "line 'base'")
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_point_is_moved_by_keyboard(page, place):
     name = f"share of the {('first', 'second')[place]}"
-    control(panel(page), "button", "Centre").click()
+    control(page.panel, "button", "Centre").click()
     poll(page, lambda: 0.32 < numbers(page, name)[0] < 0.34, "the centre")  # in steps of 0.01
-    before, picture = numbers(page, "loss"), panel(page).locator("img").first.get_attribute("src")
-    panel(page).get_by_role("slider").nth(place).focus()
+    before, picture = numbers(page, "loss"), page.panel.locator("img").first.get_attribute("src")
+    page.panel.get_by_role("slider").nth(place).focus()
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     poll(page, lambda: numbers(page, name)[0] > 0.37, "the share to grow")
     poll(page, lambda: numbers(page, "loss")[0] != before[0], "the loss to move")
     assert numbers(page, "loss")[1:] == before[1:]
-    assert panel(page).locator("img").first.get_attribute("src") != picture
+    assert page.panel.locator("img").first.get_attribute("src") != picture
 
 
 def test_the_point_leaves_the_triangle(page):
-    panel(page).get_by_role("slider").first.focus()
+    page.panel.get_by_role("slider").first.focus()
     page.keyboard.press("End")
-    says(page, panel(page), "The point is outside the triangle of ")
+    says(page, page.panel, "The point is outside the triangle of ")
     poll(page, lambda: numbers(page, "share of the first") == [1.5], "the end of the slider")
-    control(panel(page), "button", "Centre").click()
-    says(page, panel(page), "The point is inside the triangle of ")
+    control(page.panel, "button", "Centre").click()
+    says(page, page.panel, "The point is inside the triangle of ")
 
 
 def test_measure_and_control_are_chosen(page):
-    control(panel(page), "combobox", "Landscape of").select_option("accuracy")
-    shows(page, panel(page), 0, "Axes 'accuracy ")
-    control(panel(page), "combobox", "Landscape of").select_option("loss")
-    shows(page, panel(page), 0, "Axes 'loss ")
-    control(panel(page), "checkbox", "Random control").check()
+    control(page.panel, "combobox", "Landscape of").select_option("accuracy")
+    shows(page, page.panel, 0, "Axes 'accuracy ")
+    control(page.panel, "combobox", "Landscape of").select_option("loss")
+    shows(page, page.panel, 0, "Axes 'loss ")
+    control(page.panel, "checkbox", "Random control").check()
     poll(page, lambda: len(numbers(page, "loss")) == 5, "the control's loss")
-    control(panel(page), "checkbox", "Random control").uncheck()
+    control(page.panel, "checkbox", "Random control").uncheck()
     poll(page, lambda: len(numbers(page, "loss")) == 4, "the control to go")
 
 
 def test_other_models_are_chosen(page):
-    control(panel(page), "combobox", "Second model").select_option("model_4")
-    shows(page, panel(page), 0, "texts: model_0, model_4, model_2")
-    shows(page, panel(page), 1, "line 'model_4'")
-    says(page, panel(page), "The point is inside the triangle of model_0, model_4, model_2.")
-    control(panel(page), "combobox", "Second model").select_option("model_0")
-    says(page, panel(page), "the three models lie on one line")
-    control(panel(page), "combobox", "Second model").select_option("model_1")
-    says(page, panel(page), "The point is inside the triangle of model_0, model_1, model_2.")
+    control(page.panel, "combobox", "Second model").select_option("model_4")
+    shows(page, page.panel, 0, "texts: model_0, model_4, model_2")
+    shows(page, page.panel, 1, "line 'model_4'")
+    says(page, page.panel, "The point is inside the triangle of model_0, model_4, model_2.")
+    control(page.panel, "combobox", "Second model").select_option("model_0")
+    says(page, page.panel, "the three models lie on one line")
+    control(page.panel, "combobox", "Second model").select_option("model_1")
+    says(page, page.panel, "The point is inside the triangle of model_0, model_1, model_2.")
 
 
 @pytest.mark.parametrize("width", [700, 1300])
 def test_nothing_is_cut_off(page, width):
-    assert cut_off(page, panel(page), width) == []
+    assert cut_off(page, page.panel, width) == []

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 import traitlets
 
 from wskit.errors import WskitError
+from wskit.widgets._access import Access
 
 _log = logging.getLogger("wskit")
 
@@ -97,11 +98,14 @@ class Panel(widgets.VBox):
             [bar, cancel], layout={"visibility": "hidden", "flex": "none"}
         )
         self._message_view.layout.flex = "0 1 auto"
-        state = [self._message_view, self._busy_view]
+        self._message_view.add_class("wskit-message")
+        access = Access(title=type(self).__name__)
+        state = [self._message_view, self._busy_view, access]
         room = {"align_items": "center", "flex": "1 1 20em", "flex_flow": "row wrap"}
         self._state_view = widgets.HBox(state, layout=room)
         traitlets.dlink((self, "progress"), (bar, "value"))
         self.observe(self._show_state, ["status", "message"])
+        self.add_class("wskit-panel")
 
     def cancel(self) -> None:
         """Stop the running work; what it has computed so far is dropped."""
@@ -240,10 +244,9 @@ class Panel(widgets.VBox):
     def _show_state(self, _: Any = None) -> None:
         running = self.status == "running"
         self._busy_view.layout.visibility = "visible" if running else "hidden"
-        mark = "&#9888; " if self.status == "failed" else ""
-        self._message_view.value = (
-            f'<div role="status" style="line-height:1.4">{mark}{html.escape(self.message)}</div>'
-        )
+        failed, mark = (" data-failed", "&#9888; ") if self.status == "failed" else ("", "")
+        text = f"{mark}{html.escape(self.message)}"
+        self._message_view.value = f'<div{failed} style="line-height:1.4">{text}</div>'
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """Add what a page without a kernel can show: a picture and its description."""
@@ -266,6 +269,8 @@ def labelled(control: widgets.Widget, width: str = "max-content") -> widgets.Wid
     control.style.description_width = "initial"
     control.layout.width, control.layout.max_width = width, "100%"
     control.layout.margin = "2px 1em 2px 2px"
+    if isinstance(control, widgets.SelectionSlider | widgets.SelectionRangeSlider):
+        control.add_class("wskit-choices")  # see `Access`
     return control
 
 

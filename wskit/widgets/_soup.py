@@ -258,7 +258,7 @@ class SoupKitchen(Panel):
         save = button("Save…", "save", self.save)
         for each in [*mixes, *self._by_score, save]:
             each.layout.width = "max-content"
-        file = labelled(widgets.Text(description="File"), "24em")
+        file = labelled(widgets.Text(description="File", continuous_update=False), "24em")
         score = labelled(widgets.Dropdown(options=self._scores or [""], description="Score"))
         score.disabled = not self.score
         across = labelled(widgets.Dropdown(options=self._measures, description="Across"))

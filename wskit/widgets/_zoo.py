@@ -230,7 +230,7 @@ class ZooExplorer(Panel):
         self._sliders = {}
         for axis in ("x", "y"):
             slider = labelled(
-                widgets.SelectionRangeSlider(options=[0.0], description=f"Select {axis} from"),
+                widgets.SelectionRangeSlider(options=[0.0], description=f"Select {axis}"),
                 "32em",
             )
             slider.continuous_update = False  # each picture takes a moment
