@@ -64,6 +64,7 @@ def test_imports_go_down(module):
         "_texts",
         "_parallel",
         "_checks",
+        "_exchange",
     }
     assert used <= allowed, f"wskit.{module} must not import {used - allowed}"
 

@@ -155,7 +155,9 @@ KILLS = """
     from pathlib import Path
     import torch
     from test_checkpoints_save_folder import Blocks, contents, model
-    from wskit.checkpoints import save_weights
+    from wskit.checkpoints import _save_folder, save_weights
+
+    _save_folder.CAN_EXCHANGE = False  # then there is a moment between two renames
 
     folder = Path(sys.argv[1])
 
@@ -365,6 +367,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
             raise OSError(13, "Permission denied")
         return rename(self, target)
 
+    monkeypatch.setattr("wskit.checkpoints._save_folder.CAN_EXCHANGE", False)
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(CheckpointError, match="out: expected to write it, but Permission denied"):
         save_weights(model(), folder)

@@ -49,6 +49,7 @@ EXCEPTIONS = {
     "what it is given is a function of the caller's, which is called later": {
         "spectra.LazyWeights",
     },
+    "takes a fit, which its type has checked": {"fits.caveats"},
     "take nothing": {"data.cache_folder", "data.catalog", "data.manifest_folder"},
     "an estimator of scikit-learn, whose checks ask for its own errors; a subclass of ValueError "
     "is not enough for them": {"predictors.neural_network", "predictors.LogitLinearRegressor"},

@@ -104,6 +104,7 @@ def test_a_failure_leaves_the_target_as_it_was(tmp_path, monkeypatch):
                 save_zoo(a_zoo(2), path, overwrite=True)
     rename = Path.rename
     with monkeypatch.context() as patch:
+        patch.setattr("wskit.zoo._save.CAN_EXCHANGE", False)
         patch.setattr(Path, "rename", lambda a, b: full() if a.suffix == ".part" else rename(a, b))
         with pytest.raises(ZooError, match="could not be written, No space left"):
             save_zoo(a_zoo(2), path, overwrite=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import filelock
 from torch import Tensor
 
+from wskit._exchange import CAN_EXCHANGE, exchange
 from wskit.checkpoints._contents import refusing, shorten
 from wskit.checkpoints._folder import INDEX_SUFFIX, check_inside
 from wskit.checkpoints._save_file import Plan, Spec, Work, atomic, plan_file, write_file, writing
@@ -121,6 +122,11 @@ def write_folder(
         if len(plans) > 1:
             with atomic(made / f"{_STEM}.safetensors{INDEX_SUFFIX}") as file:
                 file.write(_index(weights, plans))
+        if CAN_EXCHANGE and target.exists():
+            journal.unlink()  # it must not speak for the old folder, which is in `made` soon
+            if exchange(made, target):
+                shutil.rmtree(made, ignore_errors=True)
+                return
         _replace(target, made, folder / "old")
 
 

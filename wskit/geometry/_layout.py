@@ -220,8 +220,8 @@ def check(weights: Mapping[str, Tensor], layout: Layout, label: str) -> None:
         shape, dtype = header(weights, slot.name)
         if dtype.is_complex:
             raise GeometryError(
-                f"tensor {slot.name!r} of {label} is complex, and a vector of weights is real; leave "
-                "it out, or store its real and imaginary parts."
+                f"tensor {slot.name!r} of {label} is complex, and a vector of weights is real; "
+                "leave it out, or store its real and imaginary parts."
             )
         if shape != slot.shape:
             raise GeometryError(

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from wskit._exchange import CAN_EXCHANGE, exchange
 from wskit.errors import ZooError
 from wskit.zoo._reading import reading
 from wskit.zoo._zoo import Zoo
@@ -79,14 +80,8 @@ def save_zoo(zoo: Zoo, folder: str | os.PathLike[str], *, overwrite: bool = Fals
         part.mkdir()
         _write_weights(part / WEIGHTS, zoo)
         _write_records(part / RECORDS, zoo.records, target)
-        if target.exists():
-            target.rename(old)
-        try:
-            part.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
+        if not (CAN_EXCHANGE and target.exists() and exchange(part, target)):
+            _move(part, target, old)
     except OSError as error:
         raise ZooError(
             f"{target}: the zoo could not be written, {error.strerror or error}; free some space "
@@ -138,6 +133,17 @@ def _check_target(target: Path, overwrite: bool) -> None:
             f"{target}: only a saved zoo is overwritten, and there is something else; choose "
             "another folder."
         )
+
+
+def _move(part: Path, target: Path, old: Path) -> None:
+    if target.exists():
+        target.rename(old)
+    try:
+        part.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
 
 
 def _write_weights(path: Path, zoo: Zoo) -> None:
