@@ -22,7 +22,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -194,11 +194,7 @@ def student_copies(
     WskitError
         As for `copy_notebooks`.
     """
-    contents = {}
-    for path in tutorials():
-        notebook = for_students(json.loads(path.read_text(encoding="utf-8")))
-        text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)
-        contents[path.name] = f"{text}\n".encode()
+    contents = {path.name: _changed(path, for_students) for path in tutorials()}
     return _write_copies(Path(destination), contents, changed)
 
 
@@ -229,11 +225,7 @@ def grading_sources(
     WskitError
         As for `copy_notebooks`.
     """
-    contents = {}
-    for path in tutorials():
-        notebook = for_grading(json.loads(path.read_text(encoding="utf-8")))
-        text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)
-        contents[f"{path.stem}/{path.name}"] = f"{text}\n".encode()
+    contents = {f"{path.stem}/{path.name}": _changed(path, for_grading) for path in tutorials()}
     return _write_copies(Path(destination), contents, changed)
 
 
@@ -352,6 +344,12 @@ def picture_text(cell: Mapping[str, Any], output: Mapping[str, Any]) -> str:
 def without_descriptions(printed: str) -> str:
     """Return printed text without the lines of `wskit.plots.describe`."""
     return _DESCRIPTION.sub("", printed)
+
+
+def _changed(path: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> bytes:
+    """Return what becomes of a stored notebook."""
+    notebook = change(json.loads(path.read_text(encoding="utf-8")))
+    return f"{json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)}\n".encode()
 
 
 def _write_copies(folder: Path, contents: Mapping[str, bytes], changed: str) -> Copies:
