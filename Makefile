@@ -1,6 +1,7 @@
 # make lab     open the tutorials in JupyterLab
 # make test    run everything that CI runs
 # make test-slow   the tests that take minutes: students' copies run, a mutated wskit, memory
+# make fuzz    arbitrary files into the loaders, for some minutes
 # make notebooks   rebuild the tutorials from notebooks/src, and what README.md shows of them
 # make peers   the environments of the tools that benchmarks compare with, in benchmarks/.peers
 # make bench   run all benchmarks, for hours, and write what they measured into benchmarks/RESULTS.md
@@ -46,6 +47,11 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow and not network"
+
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(TEST_ENV) WSKIT_FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest tests/test_fuzz.py
+	$(TEST_ENV) $(BIN)/python tests/fuzz_checkpoints.py 180
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/build.py
