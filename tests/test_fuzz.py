@@ -9,6 +9,7 @@ from checkpoint_kit import forged_safetensors, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wskit import course
 from wskit.checkpoints import open_checkpoint
 from wskit.errors import WskitError
 from wskit.zoo import load_zoo
@@ -74,3 +75,31 @@ def test_tables_of_zoos(tmp_path, text):
     path = tmp_path / "zoo.csv"
     path.write_bytes(text if isinstance(text, bytes) else f"path,{text}\nw.pt,1".encode())
     answers(lambda: load_zoo(path, progress=False))
+
+
+def cell(source: object, *tags: str) -> dict[str, object]:
+    return {"cells": [{"cell_type": "code", "metadata": {"tags": list(tags)}, "source": source}]}
+
+
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        {},
+        {"cells": None},
+        {"cells": [{}]},
+        cell(3),
+        cell("# Exercise 1.1", "exercise"),
+        cell("print(f(", "check"),
+        cell("", "check"),
+    ],
+)
+def test_notebooks_that_are_none(notebook):
+    with pytest.raises(WskitError, match="nbformat 4"):
+        course.for_grading(notebook)
+
+
+@bounded
+@given(notebook=values | st.fixed_dictionaries({"cells": st.lists(values, max_size=3)}))
+def test_notebooks(notebook):
+    answers(course.for_students, notebook)
+    answers(course.for_grading, notebook)

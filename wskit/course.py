@@ -22,7 +22,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -198,6 +199,20 @@ def student_copies(
     return _write_copies(Path(destination), contents, changed)
 
 
+@contextmanager
+def _reading_cells() -> Iterator[None]:
+    """Say in one sentence that a notebook is none, or its exercises are not as they should be."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, SyntaxError, ValueError) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WskitError(
+            "expected a notebook's JSON (nbformat 4) whose exercises each have a check and a "
+            f"solution, but it cannot be read ({what:.200}); save it again, or mend its cells"
+        ) from error
+
+
+@_reading_cells()
 def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """Return a notebook (its JSON, nbformat 4) as students get it; the one given stays as it is."""
     cells = [
@@ -229,6 +244,7 @@ def grading_sources(
     return _write_copies(Path(destination), contents, changed)
 
 
+@_reading_cells()
 def for_grading(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """Return a notebook (its JSON, nbformat 4) as nbgrader's source of an assignment.
 
