@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from lab_kit import SCREENSHOTS, WAIT, run_all, running_lab, shut_down
+from sheet_kit import make_sheet
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser"])), None)
 
@@ -24,6 +25,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if missing and os.environ.get("WSKIT_REQUIRE_BROWSER") != "1":
             item.add_marker(pytest.mark.skip(reason=missing))
+
+
+def pytest_sessionfinish(session):
+    """Put what the workers have photographed on one sheet."""
+    if not hasattr(session.config, "workerinput"):
+        make_sheet(SCREENSHOTS / "pages.png")
 
 
 def _missing():
@@ -99,7 +106,7 @@ def page(request, notebook):
 def pytest_runtest_makereport(item, call):
     """Keep what the page shows when a test fails."""
     report = yield
-    page = item.funcargs.get("page")
+    page = item.funcargs.get("page", item.funcargs.get("tab"))
     if report.when == "call" and report.failed and page is not None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"{item.name}.png")

@@ -167,7 +167,7 @@ def run_all(page, lab, name):
         still = 0 if kernel_state(lab, name) != "idle" or busy.count() else still + 1
         return still > 2  # between two cells, too, the kernel is idle
 
-    poll(page, done, "all cells to have run", timeout=5 * WAIT, every=500)
+    poll(page, done, "all cells to have run", timeout=10 * WAIT, every=500)
 
 
 def kernel_state(lab, name):
