@@ -479,7 +479,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ZooError, match=r"could not be written, the disk refuses it; free some"):
         train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
