@@ -22,7 +22,13 @@ def photograph(page, name):
     before = page.viewport_size
     page.set_viewport_size(_PART)
     scroller = page.locator(".jp-WindowedPanel-outer").first
-    whole, seen = scroller.evaluate("e => [e.scrollHeight, e.clientHeight]")
+    whole, seen = scroller.evaluate(  # below the last cell JupyterLab leaves a blank screen
+        """e => {
+            const last = [...e.querySelectorAll('.jp-Cell')].at(-1).getBoundingClientRect();
+            const top = e.getBoundingClientRect().top - e.scrollTop;
+            return [last.bottom - top, e.clientHeight];
+        }"""
+    )
     for i in range(math.ceil(whole / seen)):
         scroller.evaluate(
             """(e, top) => new Promise(done => {

@@ -5,7 +5,8 @@ import test_region_explorer
 import test_soup_kitchen
 import test_swa_explorer
 import test_zoo_explorer
-from lab_kit import control, knows, poll, says, telling
+from app_kit import running_app
+from lab_kit import WAIT, control, knows, poll, says, telling
 
 PANEL = ".wskit-panel"
 CELLS = [
@@ -289,3 +290,19 @@ def test_swa_explorer_is_used_by_keyboard_and_tells_how_far_it_is(page):
     poll(page, lambda: int(bar.get_attribute("aria-valuenow")) > 0, "the work to go on")
     press(page, panel, "Cancel", "Space")
     says(page, panel, "Cancelled.")
+
+
+def test_names_are_there_in_an_app_too(chromium, tmp_path):
+    pytest.importorskip("voila", reason="pip install -e '.[app]'")
+    page = chromium.new_page()
+    page.set_default_timeout(WAIT)
+    try:
+        with running_app(tmp_path, "swa") as app:
+            page.goto(app.address, wait_until="commit")
+            panel = page.get_by_role("group", name="SwaExplorer", exact=True)
+            control(panel, "slider", "Average epochs to").wait_for()
+            says(page, panel, " of the average, ")
+            page.goto("about:blank")
+            app.interrupt()
+    finally:
+        page.close()
