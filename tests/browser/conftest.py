@@ -14,6 +14,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser"])
 _HARMLESS = ("favicon.ico", "Autofill", "third-party cookie")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
+@pytest.hookimpl(tryfirst=True)  # xdist takes the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Skip with the reason where there is no browser, unless one is required."""
     here = [item for item in items if Path(__file__).parent in item.path.parents]
