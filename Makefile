@@ -27,7 +27,7 @@ UNIT := -m "not network and not slow" -n $(JOBS) --dist worksteal
 NBVAL := -o addopts=-ra -p tests.nbval_plugin -p no:cacheprovider -n $(JOBS) --dist loadfile \
 	--nbval --nbval-current-env --nbval-sanitize-with=tests/nbval_sanitize.cfg \
 	--nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300
-BROWSER := -o addopts="--strict-markers --strict-config -ra" -n $(JOBS) --dist loadgroup
+BROWSER := -o addopts="--strict-markers --strict-config -ra" -n $(JOBS) --dist loadfile
 
 .PHONY: lab test test-slow notebooks peers bench site clean
 .DELETE_ON_ERROR:

@@ -15,16 +15,12 @@ _HARMLESS = ("favicon.ico", "Autofill", "third-party cookie")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
-@pytest.hookimpl(tryfirst=True)  # xdist takes the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Skip with the reason where there is no browser, unless one is required."""
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     missing = _missing()
     for item in here:
         item.add_marker(pytest.mark.browser)
-        # A file's tests share a page: one worker runs them all, unless they say otherwise.
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if missing and os.environ.get("WSKIT_REQUIRE_BROWSER") != "1":
             item.add_marker(pytest.mark.skip(reason=missing))
 

@@ -55,7 +55,7 @@ def texts(page, kind):
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.xdist_group(path.stem)) for path in longest_first()],
+    longest_first(),
     ids=lambda path: path.stem,
 )
 def test_all_cells_run_and_every_panel_moves(tab, lab, path):
