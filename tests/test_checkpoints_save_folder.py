@@ -348,6 +348,22 @@ def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("room_for", range(4))  # the journal, two shards, the index
+def test_a_disk_that_fills_up_is_said_of_the_target(tmp_path, monkeypatch, room_for):
+    room, sync = iter(range(room_for)), os.fsync
+
+    def fsync(handle):
+        if next(room, None) is None:
+            raise OSError(28, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    sentence = f"{tmp_path / 'w'}: expected to write it, but No space left on device; free some"
+    with pytest.raises(CheckpointError, match=f"^{sentence}"):
+        save_weights({"a": torch.ones(3), "b": torch.ones(2)}, tmp_path / "w", shard_size=12)
+    assert not (tmp_path / "w").exists()
+
+
 def test_two_at_a_time(tmp_path):
     (tmp_path / ".out.part").mkdir()
     with (

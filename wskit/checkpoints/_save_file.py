@@ -162,10 +162,13 @@ def _bytes(value: Tensor) -> memoryview:
 
 
 @contextmanager
-def atomic(target: Path) -> Iterator[BinaryIO]:
-    """Give a file beside `target` that takes its place if all goes well, else vanishes."""
+def atomic(target: Path, of: Path | None = None) -> Iterator[BinaryIO]:
+    """Give a file beside `target` that takes its place if all goes well, else vanishes.
+
+    If writing fails, the error names `of`: what the caller knows of, and the file is a part of.
+    """
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    with writing(target):
+    with writing(of or target):
         try:
             with part.open("xb") as file:
                 yield file

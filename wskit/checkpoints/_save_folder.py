@@ -70,9 +70,11 @@ def check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise CheckpointError(f"{target}: expected a folder or nothing, got a file; move it away")
+    with writing(target):
+        found = sorted(target.iterdir())
     others = [
         path.name
-        for path in sorted(target.iterdir())
+        for path in found
         if not (_OURS.fullmatch(path.name) and path.is_file()) and not _is_companion(path)
     ]
     if others:
@@ -102,7 +104,7 @@ def write_folder(
         record = json.dumps({"made_of": dict(made_of), "headers": heads}).encode()
         if not (made_of and journal.is_file() and journal.read_bytes() == record):
             shutil.rmtree(made, ignore_errors=True)
-            with atomic(journal) as file:
+            with atomic(journal, target) as file:
                 file.write(record)
         made.mkdir(exist_ok=True)
         for path in made.iterdir():
@@ -112,15 +114,15 @@ def write_folder(
         check_space(made, sum(plan.nbytes for plan in left.values()), target)
         for name, plan in plans.items():
             if name in left:
-                with atomic(made / name) as file:
+                with atomic(made / name, target) as file:
                     write_file(file, weights, plan, work)
             else:
                 work.advance(sum(spec.nbytes for spec in plan.specs.values()))
         for path in beside:
-            with atomic(made / path.name) as file:
+            with atomic(made / path.name, target) as file:
                 file.write(path.read_bytes())
         if len(plans) > 1:
-            with atomic(made / f"{_STEM}.safetensors{INDEX_SUFFIX}") as file:
+            with atomic(made / f"{_STEM}.safetensors{INDEX_SUFFIX}", target) as file:
                 file.write(_index(weights, plans))
         if CAN_EXCHANGE and target.exists():
             journal.unlink()  # it must not speak for the old folder, which is in `made` soon
