@@ -179,6 +179,16 @@ def test_a_path_out_of_the_folder_is_refused(
         ({"wskit:urls": []}, r"are not http\(s\) addresses"),
         ({"bytes": None}, "lacks the field 'wskit:maxBytes'"),
         ({"name": "nets"}, "also the name of a package"),
+        ({"name": ["net"]}, r"name is \['net'\], expected a text"),
+        ({"name": "a/b"}, "resource 'a/b': a name has no slash"),
+        ({"hash": 3}, "resource 'net': hash is 3, expected a text"),
+        ({"bytes": True}, "resource 'net': bytes is True, expected a whole number"),
+        ({"bytes": float("nan")}, "bytes is nan, expected a whole number"),
+        ({"bytes": 2**63}, "bytes is 9223372036854775808, which no file has"),
+        ({"title": "a\x1b[2J"}, "expected one line without control characters"),
+        ({"wskit:urls": "https://example.org"}, "expected a list"),
+        ({"wskit:urls": ["https://a:x/"]}, r"are not http\(s\) addresses"),
+        ({"wskit:sha256Prefix": "xyz"}, "'xyz' is not the beginning of a sha256"),
     ],
 )
 def test_a_resource_that_cannot_be_used_is_named(
@@ -192,15 +202,24 @@ def test_a_resource_that_cannot_be_used_is_named(
     ("text", "message"),
     [
         ("{", "cannot be used: Expecting"),
-        ("[]", "cannot be used: list indices"),
+        ("[]", r"nets\.json cannot be used: expected an object with the field 'name', got \[\]"),
+        ("[" * 20_000, "it is nested too deeply"),
         ("{}", "lacks the field 'name'"),
         (json.dumps(GOOD | {"name": "other"}), "its name is 'other', its file nets.json"),
         (
             json.dumps(GOOD | {"wskit:kind": "cat", "resources": [ENTRY]}),
             "'cat' is not one of",
         ),
-        (json.dumps(GOOD | {"resources": [ENTRY, ENTRY]}), "rename one"),
-        (json.dumps(GOOD | {"resources": []}), "holds no manifest"),
+        (json.dumps(GOOD | {"resources": [ENTRY, ENTRY | {"path": "b"}]}), "rename one"),
+        (
+            json.dumps(GOOD | {"resources": [ENTRY, ENTRY | {"path": "NET.bin"}]}),
+            "two of its resources have the same path",
+        ),
+        (
+            json.dumps(GOOD | {"resources": [ENTRY, ENTRY | {"path": "net.bin/b"}]}),
+            "the path 'net.bin' is a file's and a folder's",
+        ),
+        (json.dumps(GOOD | {"resources": []}), "it has no resources"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_named(
@@ -208,3 +227,14 @@ def test_a_manifest_that_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, monkeypatch, text)
+
+
+def test_a_folder_without_manifests_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_manifests, "manifest_folder", lambda: tmp_path)
+    with pytest.raises(DataError, match=r"holds no manifest \(\*\.json\): reinstall wskit"):
+        data.catalog()
+    (tmp_path / "nets.json").mkdir()
+    with pytest.raises(DataError, match=r"nets\.json cannot be read: Is a directory; mend or"):
+        data.catalog()

@@ -10,16 +10,24 @@ import difflib
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar, cast, get_args
+from urllib.parse import urlsplit
 
 from wskit.errors import DataError
 
 Kind = Literal["weights", "dataset", "zoo"]
 
-# No leading dot or slash, no backslash, no drive: such a path cannot leave its folder.
-_SAFE_PATH = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
-_SHA256 = re.compile(r"sha256:([0-9a-f]{64})")
+# No leading dot or slash, no backslash, no drive: such a path cannot leave its folder. It is short
+# enough for every file system, with what is added to it while a file is on its way.
+_SAFE_PATH = re.compile(r"(?=.{1,200}$)[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{0,64}")
+_URL = re.compile(r"https?://[!-~]+")
+_MAX_SIZE = 1 << 63  # bytes; a table of sizes holds no more
+_KINDS = {str: "a text", list: "a list", int: "a whole number"}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,46 +155,119 @@ def describe(name: str) -> Resource:
 
 
 def _read(path: Path) -> list[Resource]:
-    """Read one manifest."""
+    """Read one manifest, believing nothing of what it says."""
     try:
         package = json.loads(path.read_text(encoding="utf-8"))
-        if package["name"] != path.stem:
+        if _get(package, "name", str) != path.stem:
             raise ValueError(f"its name is {package['name']!r}, its file {path.name}")
-        return [_resource(entry, package) for entry in package["resources"]]
-    except KeyError as error:
-        raise DataError(f"manifest {path} lacks the field {error}: mend or remove it") from error
-    except (ValueError, TypeError, AttributeError) as error:
+        found = [_resource(entry, package) for entry in _get(package, "resources", list)]
+        if not found:
+            raise ValueError("it has no resources")
+        _check_apart([r.file for r in found])
+        return found
+    except RecursionError as error:
+        reason = "it is nested too deeply"
+        raise DataError(f"manifest {path} cannot be used: {reason}; mend or remove it") from error
+    except ValueError as error:
         raise DataError(f"manifest {path} cannot be used: {error}; mend or remove it") from error
+    except OSError as error:
+        raise DataError(
+            f"manifest {path} cannot be read: {error.strerror}; mend or remove it"
+        ) from error
 
 
-def _resource(entry: dict[str, Any], package: dict[str, Any]) -> Resource:
-    """Turn a resource of a descriptor into a `Resource`; raise ValueError or KeyError."""
-    name, file, size = entry["name"], entry["path"], entry.get("bytes")
-    for value in (package["name"], file):
-        if not isinstance(value, str) or not _SAFE_PATH.fullmatch(value):
-            raise ValueError(f"resource {name!r}: {value!r} is not a plain path inside a folder")
-    sha256 = _SHA256.fullmatch(entry["hash"]) if "hash" in entry else None
-    if "hash" in entry and sha256 is None:
-        raise ValueError(f"resource {name!r}: hash {entry['hash']!r} is not sha256:<64 hex digits>")
-    urls = tuple(entry["wskit:urls"])
-    if not urls or not all(url.startswith(("https://", "http://")) for url in urls):
-        raise ValueError(f"resource {name!r}: wskit:urls {urls!r} are not http(s) addresses")
-    if package["wskit:kind"] not in get_args(Kind):
-        raise ValueError(f"wskit:kind {package['wskit:kind']!r} is not one of {get_args(Kind)}")
+def _resource(entry: object, package: dict[str, Any]) -> Resource:
+    """Turn a resource of a descriptor into a `Resource`; raise ValueError."""
+    name = _get(entry, "name", str)
+    try:
+        return _described(name, cast("dict[str, Any]", entry), package)
+    except ValueError as error:
+        raise ValueError(f"resource {name!r}: {error}") from error
+
+
+def _described(name: str, entry: dict[str, Any], package: dict[str, Any]) -> Resource:
+    file, kind = _get(entry, "path", str), _get(package, "wskit:kind", str)
+    for value in (name, package["name"], file):
+        if not _SAFE_PATH.fullmatch(value):
+            raise ValueError(f"{value!r} is not a plain path inside a folder")
+    if "/" in name:
+        raise ValueError("a name has no slash")
+    if kind not in get_args(Kind):
+        raise ValueError(f"wskit:kind {kind!r} is not one of {get_args(Kind)}")
+    sha256 = _get(entry, "hash", str, "")
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise ValueError(f"hash {sha256!r} is not sha256:<64 hex digits>")
+    prefix = _get(entry, "wskit:sha256Prefix", str, "")
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"wskit:sha256Prefix {prefix!r} is not the beginning of a sha256")
+    urls = _texts(entry, "wskit:urls")
+    if not urls or not all(map(_is_address, urls)):
+        raise ValueError(f"wskit:urls {urls!r} are not http(s) addresses")
+    size = None if entry.get("bytes") is None else _size(entry, "bytes")
+    licences = _get(package, "licenses", list, [])
     return Resource(
         name=name,
         package=package["name"],
-        title=entry["title"],
-        kind=package["wskit:kind"],
+        title=_get(entry, "title", str),
+        kind=cast("Kind", kind),
         file=file,
         bytes=size,
-        max_bytes=entry["wskit:maxBytes"] if size is None else size,
-        sha256=sha256[1] if sha256 else None,
-        sha256_prefix=entry.get("wskit:sha256Prefix", ""),
-        licence="; ".join(x["name"] for x in package.get("licenses", [])) or "unknown",
-        source="; ".join(x["path"] for x in package["sources"]),
-        citation=package["wskit:citation"],
+        max_bytes=_size(entry, "wskit:maxBytes") if size is None else size,
+        sha256=sha256.removeprefix("sha256:") or None,
+        sha256_prefix=prefix,
+        licence="; ".join(_get(x, "name", str) for x in licences) or "unknown",
+        source="; ".join(_get(x, "path", str) for x in _get(package, "sources", list)),
+        citation=_get(package, "wskit:citation", str),
         urls=urls,
-        unknown=(*package.get("wskit:unknown", ()), *entry.get("wskit:unknown", ())),
-        note=entry.get("wskit:note", ""),
+        unknown=(*_texts(package, "wskit:unknown"), *_texts(entry, "wskit:unknown")),
+        note=_get(entry, "wskit:note", str, ""),
     )
+
+
+def _get(values: object, field: str, kind: type[T], *default: T) -> T:
+    """Return a field of an object, if it is one and the field is of this kind."""
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object with the field {field!r}, got {values!r:.80}")
+    if field not in values:
+        if default:
+            return default[0]
+        raise ValueError(f"it lacks the field {field!r}")
+    found = values[field]
+    if type(found) is not kind:  # True is no number here
+        raise ValueError(f"{field} is {found!r:.80}, expected {_KINDS[kind]}")
+    if isinstance(found, str) and not found.isprintable():
+        raise ValueError(f"{field} is {found!r:.80}, expected one line without control characters")
+    return found
+
+
+def _texts(values: dict[str, Any], field: str) -> tuple[str, ...]:
+    """Return a field that is a list of texts; empty if there is none."""
+    return tuple(_get({field: text}, field, str) for text in _get(values, field, list, []))
+
+
+def _size(entry: dict[str, Any], field: str) -> int:
+    """Return a field that is a number of bytes."""
+    found = _get(entry, field, int)
+    if not 0 < found < _MAX_SIZE:
+        raise ValueError(f"{field} is {found!r:.40}, which no file has")
+    return found
+
+
+def _is_address(url: str) -> bool:
+    """Tell whether this is an http(s) address that can be asked."""
+    try:
+        parts = urlsplit(url)
+        return bool(_URL.fullmatch(url) and parts.hostname and parts.port != 0)
+    except ValueError:  # of the port or the brackets
+        return False
+
+
+def _check_apart(files: list[str]) -> None:
+    """Raise ValueError unless each file can lie beside the others, whatever the file system."""
+    known = {file.lower() for file in files}
+    if len(known) < len(files):
+        raise ValueError("two of its resources have the same path")
+    for file in known:
+        for parent in PurePosixPath(file).parents:
+            if str(parent) in known:
+                raise ValueError(f"the path {str(parent)!r} is a file's and a folder's")
