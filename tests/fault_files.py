@@ -1,19 +1,25 @@
 """The public functions that read or write files, and disks on which that does not work."""
 
 import contextlib
+import json
 import os
 import resource
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
+import http_server
 import numpy as np
+from data_site import CONTENT
+from data_site import resource as described
 from fault_entries import a_zoo, data, mlp, table
 from fault_kit import Entry, net, scalars
 
 from wskit import checkpoints, features, report, zoo
 from wskit import data as wskit_data
+from wskit.data import _manifests
 
 NOBODY = 65534
 
@@ -131,11 +137,57 @@ def on_disk(write: Callable[[Path], object]) -> Callable[[object], object]:
             except Exception as error:
                 # The folder's name differs from run to run.
                 error.args = (str(error).replace(str(folder), "FOLDER"),)
-                assert list(folder.rglob("*")) == [], "something is left behind"
+                assert left(folder) == [], "something is left behind"
                 raise
-            return result, sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+            return result, left(folder)
 
     return call
+
+
+def left(folder: Path) -> list[str]:
+    """Name what is in a folder, but for what a cache keeps of downloads to go on from there."""
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return [name for name in found if not name.startswith(".incoming")]
+
+
+@contextlib.contextmanager
+def site(disk: Callable[[], contextlib.AbstractContextManager[Path]]) -> Iterator[Path]:
+    """A bad disk, and elsewhere a manifest of one file, which a cache and a server have."""
+    with tempfile.TemporaryDirectory() as outer, http_server.running() as server:
+        Path(outer).chmod(0o755)
+        (Path(outer) / "cache" / "nets").mkdir(parents=True)
+        (Path(outer) / "cache" / "nets" / "net.bin").write_bytes(CONTENT)
+        url = server.serve("/net.bin", http_server.Reply(CONTENT))
+        manifest = {
+            "name": "nets", "sources": [], "wskit:kind": "weights", "wskit:citation": "",
+            "resources": [described(**{"wskit:urls": [url]})],
+        }  # fmt: skip
+        (Path(outer) / "nets.json").write_text(json.dumps(manifest))
+        places = {"WSKIT_CACHE": str(Path(outer, "cache")), "NO_PROXY": "127.0.0.1"}
+        with (
+            mock.patch.dict(os.environ, places | {"WSKIT_MIRROR": "", "WSKIT_OFFLINE": ""}),
+            mock.patch.object(_manifests, "manifest_folder", lambda: Path(outer)),
+            disk() as folder,
+        ):
+            yield folder
+
+
+SITES = {name: lambda make=make: lambda: site(make()) for name, make in DISKS.items()}
+
+
+def downloaded(cache: Path, mirror: str = "") -> object:
+    os.environ.update({"WSKIT_CACHE": str(cache), "WSKIT_MIRROR": mirror})
+    return wskit_data.fetch("net", progress=False)
+
+
+def copied(cache: Path) -> object:
+    return downloaded(cache, mirror=os.environ["WSKIT_CACHE"])
+
+
+def mirrored(folder: Path) -> object:
+    """Mirror what the cache of a site holds."""
+    with site(lambda: contextlib.nullcontext(folder)):
+        return wskit_data.mirror(folder, "net", progress=False)
 
 
 def size(path: str) -> dict[str, int]:
@@ -151,6 +203,8 @@ def shown(folder: Path) -> object:
 
 
 _REPORT = report.examine({"fc.weight": net()["0.weight"]})
+
+NAMES = scalars(wrong_name="cifar-resnet", empty="", wrong_type=3)
 
 FILE_ENTRIES = {
     "checkpoints.open_checkpoint files": Entry(SOURCES, checkpoints.open_checkpoint),
@@ -212,16 +266,30 @@ FILE_ENTRIES = {
         },
         report.check_target,
     ),
-    "data.describe": Entry(scalars(wrong_name="cifar-resnet", empty=""), wskit_data.describe),
-    "data.fetch": Entry(scalars(wrong_name="cifar-resnet", empty=""), wskit_data.fetch),
-    "data.verify": Entry(scalars(wrong_name="cifar-resnet", empty=""), wskit_data.verify),
-    "data.mirror": Entry(
-        {"a file": touched("mirror")},
-        lambda f: wskit_data.mirror(f, "cifar-resnet20", progress=False),
+    "data.describe": Entry(NAMES, wskit_data.describe),
+    "data.fetch": Entry(NAMES, wskit_data.fetch),
+    "data.fetch download": Entry(SITES, on_disk(downloaded)),
+    "data.fetch mirror": Entry(SITES, on_disk(copied)),
+    "data.fetch retries": Entry(
+        scalars(negative=-1, wrong_dtype="x"), lambda n: wskit_data.fetch("gpt2-small", retries=n)
     ),
-    "data.load_dataset": Entry(scalars(wrong_name="x", empty=""), wskit_data.load_dataset),
+    "data.fetch timeout": Entry(
+        scalars(zero=0.0, negative=-1.0, NaN=float("nan"), wrong_dtype="x"),
+        lambda s: wskit_data.fetch("gpt2-small", timeout=s),
+    ),
+    "data.verify": Entry(NAMES, wskit_data.verify),
+    "data.mirror": Entry(SITES, on_disk(lambda f: wskit_data.mirror(f, "net", progress=False))),
+    "data.mirror folder": Entry({"a file": touched("mirror")}, mirrored),
+    "data.mirror names": Entry(NAMES, lambda name: wskit_data.mirror("mirror", name)),
+    "data.load_dataset": Entry(
+        scalars(wrong_name="x", empty="", wrong_type=[]), wskit_data.load_dataset
+    ),
     "data.load_dataset validation_fraction": Entry(
-        scalars(zero=0.0, negative=-1.0, huge=1.0, NaN=float("nan")),
+        scalars(zero=0.0, negative=-1.0, huge=1.0, NaN=float("nan"), wrong_dtype="x"),
         lambda v: wskit_data.load_dataset("digits", validation_fraction=v),
+    ),
+    "data.load_dataset seed": Entry(
+        scalars(negative=-1, wrong_dtype="x"),
+        lambda seed: wskit_data.load_dataset("digits", seed=seed),
     ),
 }

@@ -181,6 +181,7 @@ def test_a_path_out_of_the_folder_is_refused(
         ({"name": "nets"}, "also the name of a package"),
         ({"name": ["net"]}, r"name is \['net'\], expected a text"),
         ({"name": "a/b"}, "resource 'a/b': a name has no slash"),
+        ({"hash": ""}, "'' is not sha256:<64 hex digits>"),
         ({"hash": 3}, "resource 'net': hash is 3, expected a text"),
         ({"bytes": True}, "resource 'net': bytes is True, expected a whole number"),
         ({"bytes": float("nan")}, "bytes is nan, expected a whole number"),

@@ -59,11 +59,46 @@ def test_what_is_known_of_a_hash_is_checked(folders: Path, server: Server) -> No
         data.fetch("net", **QUICK)
 
 
-def test_an_unreadable_record_is_not_ignored(folders: Path, server: Server) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[]",
+        "[" * 20_000,
+        '{"a": 3}',
+        '{"a": {"sha256": 3, "bytes": 3}}',
+        f'{{"a": {{"sha256": "{"0" * 64}", "bytes": NaN}}}}',
+        f'{{"a": {{"sha256": "{"0" * 64}", "bytes": "3"}}}}',
+        '{"a": {"sha256": "../x", "bytes": 3}}',
+        "\udcff",
+    ],
+    ids=range(8),
+)
+def test_an_unreadable_record_is_not_ignored(folders: Path, server: Server, record: str) -> None:
     net(folders, server, Reply(CONTENT), hash=None)
     (folders / "cache").mkdir()
-    (folders / "cache" / "recorded.json").write_text("[]")
+    (folders / "cache" / "recorded.json").write_bytes(record.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match="cannot be read: delete it"):
+        data.fetch("net", **QUICK)
+
+
+def test_a_record_that_cannot_be_written_is_said_so(
+    folders: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net(folders, server, Reply(CONTENT), hash=None)
+    fresh = folders / "cache" / "recorded.json.new"
+    fresh.mkdir(parents=True)
+    with pytest.raises(DataError, match=r"cannot write 'net' to .*recorded\.json: Is a directory"):
+        data.fetch("net", **QUICK)
+    fresh.rmdir()
+    with pytest.warns(UserWarning, match="is recorded in"):
+        data.fetch("net", **QUICK)
+    assert len(server.requests) == 1
+
+
+def test_a_folder_in_a_files_place_is_said_so(folders: Path, server: Server) -> None:
+    net(folders, server, Reply(CONTENT))
+    (folders / "cache" / "nets" / "net.bin").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"to .*nets/net\.bin: Is a directory; choose"):
         data.fetch("net", **QUICK)
 
 
@@ -251,6 +286,23 @@ def test_after_a_kill_the_next_fetch_goes_on(folders: Path, server: Server) -> N
     assert cached(folders) == []
     assert data.fetch("net", **QUICK).read_bytes() == CONTENT
     assert server.requests == [("/net.bin", None), ("/net.bin", f"bytes={kept}-")]
+
+
+def test_interrupted_before_the_last_step_the_next_fetch_downloads_nothing(
+    folders: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    net(folders, server, Reply(CONTENT))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            data.fetch("net", **QUICK)
+    assert cached(folders) == []
+    assert data.fetch("net", **QUICK).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    assert not part(folders).exists()
 
 
 def test_two_processes_download_once(folders: Path, server: Server) -> None:

@@ -239,6 +239,34 @@ def test_without_a_hash_a_beginning_of_unknown_origin_is_not_used(
     assert server.requests == [("/net.bin", None)]
 
 
+@pytest.mark.parametrize("origin", ['"a\\nb"', "3", '"\u00e9"', '[["x"]]', "[" * 20_000])
+def test_a_damaged_note_of_the_origin_does_no_harm(
+    folders: Path, server: Server, origin: str
+) -> None:
+    net(folders, server, Reply(CONTENT))
+    part(folders).parent.mkdir(parents=True)
+    part(folders).write_bytes(CONTENT[:1000])
+    note = f'{{"url": "{server.url}/net.bin", "validator": {origin}}}'
+    part(folders).with_name("net.bin.part.origin").write_text(note, encoding="utf-8")
+    assert data.fetch("net", **QUICK).read_bytes() == CONTENT
+    assert server.requests == [("/net.bin", "bytes=1000-")]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"retries": -1}, "retries must be a whole number of at least 0, got -1"),
+        ({"backoff": -1.0}, "backoff must not be negative"),
+        ({"timeout": 0.0}, "timeout must be positive"),
+        ({"timeout": float("nan")}, "timeout must be a finite number"),
+    ],
+)
+def test_patience_has_bounds(folders: Path, choice: dict[str, float], message: str) -> None:
+    describe(folders, resource())
+    with pytest.raises(DataError, match=message):
+        data.fetch("net", **QUICK | choice)
+
+
 def test_a_range_that_the_server_refuses_starts_again(folders: Path, server: Server) -> None:
     unknown = {"hash": None, "bytes": None, "wskit:maxBytes": 10**6}
     net(folders, server, Reply(CONTENT), **unknown)

@@ -5,14 +5,15 @@ The cache holds ``<package>/<file>``, verified files only. Partial files and loc
 ``recorded.json`` keeps the hashes of files whose hash nobody published, by their first address.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,9 +22,10 @@ import filelock
 import pandas as pd
 import pooch
 
+from wskit._checks import check_whole, number
 from wskit.data import _transfer
 from wskit.data._manifests import Resource, resources, select
-from wskit.data._transfer import Manner, Progress, SourceError
+from wskit.data._transfer import Manner, Progress, SourceError, disk_errors, file_size
 from wskit.errors import DataError
 
 _log = logging.getLogger("wskit")
@@ -86,6 +88,12 @@ def fetch(
         in the cache, and checked from then on.
     """
     chosen = select(name)
+    check_whole(retries, DataError, "retries", least=0)
+    if number(backoff, DataError, "backoff") < 0 or number(timeout, DataError, "timeout") <= 0:
+        raise DataError(
+            f"backoff must not be negative and timeout must be positive, got {backoff!r} and "
+            f"{timeout!r} seconds; change them"
+        )
     manner = Manner(cancel=cancel, retries=retries, backoff=backoff, timeout=timeout)
     with _reporting(progress, name) as report:
         paths = _fetch_all(chosen, manner, report)
@@ -157,7 +165,8 @@ def mirror(
     manner = Manner(cancel=cancel)
     with _reporting(progress, "mirror") as report:
         paths = _fetch_all(chosen, manner, report)
-    return [_put(path, Path(folder), r, manner) for path, r in zip(paths, chosen, strict=True)]
+    place = Path(folder).expanduser()
+    return [_put(path, place, r, manner) for path, r in zip(paths, chosen, strict=True)]
 
 
 def _distinct(names: tuple[str, ...]) -> list[Resource]:
@@ -187,13 +196,15 @@ def _have(resource: Resource, manner: Manner) -> Path:
     target, known = _target(resource), _with_record(resource)
     if known.sha256 is not None and _fault(target, known) is None:
         return target  # needs no lock, nor the right to write
+    manner = dataclasses.replace(manner, target=target)
     with _lock(resource, manner):
         known = _with_record(resource)
         fault = _fault(target, known)
         if fault is not None:
             if target.exists():
                 _log.warning("%s is damaged (%s) and is fetched again", target, fault)
-                target.unlink()
+                with disk_errors(target, resource):
+                    target.unlink()
             _obtain(known, target, manner)
         if known.sha256 is None:
             _record(resource, target)
@@ -210,9 +221,10 @@ def _obtain(resource: Resource, target: Path, manner: Manner) -> None:
         except SourceError as error:
             problems.append(f"{place}: {error}")
         else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part.replace(target)
-            _transfer.forget(part)
+            with disk_errors(target, resource):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+                _transfer.forget(part)
             return
     where = "; ".join(problems) or f"it is not in the cache {cache_folder()}"
     raise DataError(f"{resource.name!r} cannot be had: {where}. {_advice()}")
@@ -233,7 +245,8 @@ def _bring(place: str | Path, part: Path, resource: Resource, manner: Manner) ->
         try:
             _transfer.copy(place, copied, resource, manner)
             _check(copied, resource)
-            copied.replace(part)
+            with disk_errors(manner.target or part, resource):
+                copied.replace(part)
         finally:
             copied.unlink(missing_ok=True)
         return
@@ -257,14 +270,17 @@ def _check(path: Path, resource: Resource) -> None:
 
 def _fault(path: Path, resource: Resource) -> str | None:
     """Say what is wrong with a file, or return None."""
-    if not path.is_file():
+    size = file_size(path)
+    if size is None:
         return "there is no such file"
+    expected = resource.sha256 or resource.sha256_prefix
     try:
-        _transfer.check_size(path.stat().st_size, resource)
+        _transfer.check_size(size, resource)
+        found = str(pooch.file_hash(str(path), alg="sha256")) if expected else ""
     except SourceError as error:
         return str(error)
-    expected = resource.sha256 or resource.sha256_prefix
-    found = str(pooch.file_hash(str(path), alg="sha256")) if expected else ""
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
     if not found.startswith(expected):
         return f"its sha256 is {found}, expected {expected}"
     return None
@@ -278,13 +294,17 @@ def _put(path: Path, folder: Path, resource: Resource, manner: Manner) -> Path:
         return target
     part = target.with_name(target.name + ".part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _bring(path, part, known, manner)
-        part.replace(target)
-    except DataError:
-        raise
-    except (OSError, SourceError) as error:
-        raise DataError(f"cannot write {target}: {error}; choose another folder") from error
+        with disk_errors(target, resource):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        _bring(path, part, known, dataclasses.replace(manner, target=target))
+        with disk_errors(target, resource):
+            part.replace(target)
+    except SourceError as error:
+        raise DataError(f"cannot copy {path} to {target}: {error}; run it again") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+            target.parent.rmdir()  # if nothing is in it
     return target
 
 
@@ -315,8 +335,8 @@ def _target(resource: Resource) -> Path:
 
 
 def _looks_cached(resource: Resource) -> bool:
-    target = _target(resource)
-    return target.is_file() and resource.bytes in (None, target.stat().st_size)
+    size = file_size(_target(resource))
+    return size is not None and resource.bytes in (None, size)
 
 
 def _incoming(resource: Resource, suffix: str) -> Path:
@@ -330,7 +350,7 @@ def _verdict(resource: Resource) -> dict[str, str]:
     target, known = _target(resource), _with_record(resource)
     fault = _fault(target, known)
     if fault is not None:
-        state = "wrong" if target.is_file() else "missing"
+        state = "missing" if file_size(target) is None else "wrong"
     else:
         state = "unrecorded" if known.sha256 is None else "ok"
     return {
@@ -342,7 +362,7 @@ def _verdict(resource: Resource) -> dict[str, str]:
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def _lock(resource: Resource, manner: Manner) -> Iterator[None]:
     """Hold a file's lock, so that it is downloaded once.
 
@@ -378,10 +398,14 @@ def _records() -> dict[str, dict[str, Any]]:
     path = _records_file()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {url: {"sha256": r["sha256"], "bytes": r["bytes"]} for url, r in found.items()}
+        records = {url: {"sha256": r["sha256"], "bytes": r["bytes"]} for url, r in found.items()}
+        for r in records.values():
+            if not re.fullmatch("[0-9a-f]{64}", r["sha256"]) or type(r["bytes"]) is not int:
+                raise ValueError(f"{r} is no record")
+        return records
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         raise DataError(
             f"{path}, the list of recorded hashes, cannot be read: delete it, and the files "
             "without a published hash are recorded anew"
@@ -406,8 +430,13 @@ def _record(resource: Resource, path: Path) -> None:
         records = _records()
         records[resource.urls[0]] = {"sha256": sha256, "bytes": path.stat().st_size}
         fresh = target.with_name(target.name + ".new")
-        fresh.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(target)
+        try:
+            with disk_errors(target, resource):
+                fresh.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+                fresh.replace(target)
+        finally:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
     warnings.warn(
         f"nobody published a hash of {resource.name!r}, so this first copy is trusted: its sha256 "
         f"{sha256} is recorded in {target}, and checked from now on",
@@ -416,7 +445,7 @@ def _record(resource: Resource, path: Path) -> None:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _reporting(progress: bool | Progress, title: str) -> Iterator[Progress]:
     """Turn the argument `progress` into a callable: the caller's, a bar, or nothing."""
     if not isinstance(progress, bool):

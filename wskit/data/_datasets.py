@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from wskit._checks import check_whole, number
 from wskit.data._cache import fetch
 from wskit.data._manifests import select
 from wskit.errors import DataError
@@ -138,10 +139,13 @@ def load_dataset(
     Dataset('digits': 1077 train, 360 validation, 360 test, images 1 x 8 x 8)
     """
     load = _loader(name)
+    check_whole(seed, DataError, "seed", least=0)
+    number(validation_fraction, DataError, "validation_fraction")
     if test_fraction is not None and name != "digits":
         raise DataError(f"{name} has a standard test set: leave test_fraction out")
     if test_fraction is None:
         test_fraction = 0.2 if name == "digits" else 0.0
+    number(test_fraction, DataError, "test_fraction")
     if not (0 < validation_fraction < 1 and 0 <= test_fraction < 1 - validation_fraction):
         raise DataError(
             "the fractions for validation and test must be positive and leave some images to "
@@ -170,11 +174,9 @@ def load_dataset(
 
 def _loader(name: str) -> Callable[[str], _Raw]:
     """Return the function that reads the data set."""
-    try:
-        return _LOADERS[name]
-    except KeyError as error:
-        known = ", ".join(_LOADERS)
-        raise DataError(f"no data set is called {name!r}: choose one of {known}") from error
+    if name not in list(_LOADERS):
+        raise DataError(f"no data set is called {name!r}: choose one of {', '.join(_LOADERS)}")
+    return _LOADERS[name]
 
 
 def _split(

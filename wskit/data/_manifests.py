@@ -119,6 +119,11 @@ def select(name: str) -> tuple[Resource, ...]:
     DataError
         If there is neither; the message proposes close names.
     """
+    if not isinstance(name, str):
+        raise DataError(
+            f"expected the name of a resource or package, got {name!r:.80}; `wskit data list` and "
+            "data.catalog() show all"
+        )
     known = resources()
     chosen = tuple(r for r in known if name in (r.name, r.package))
     if chosen:
@@ -194,8 +199,8 @@ def _described(name: str, entry: dict[str, Any], package: dict[str, Any]) -> Res
         raise ValueError("a name has no slash")
     if kind not in get_args(Kind):
         raise ValueError(f"wskit:kind {kind!r} is not one of {get_args(Kind)}")
-    sha256 = _get(entry, "hash", str, "")
-    if sha256 and not _SHA256.fullmatch(sha256):
+    sha256 = _get(entry, "hash", str) if "hash" in entry else None
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ValueError(f"hash {sha256!r} is not sha256:<64 hex digits>")
     prefix = _get(entry, "wskit:sha256Prefix", str, "")
     if not _PREFIX.fullmatch(prefix):
@@ -213,7 +218,7 @@ def _described(name: str, entry: dict[str, Any], package: dict[str, Any]) -> Res
         file=file,
         bytes=size,
         max_bytes=_size(entry, "wskit:maxBytes") if size is None else size,
-        sha256=sha256.removeprefix("sha256:") or None,
+        sha256=sha256 and sha256.removeprefix("sha256:"),
         sha256_prefix=prefix,
         licence="; ".join(_get(x, "name", str) for x in licences) or "unknown",
         source="; ".join(_get(x, "path", str) for x in _get(package, "sources", list)),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -36,13 +37,17 @@ def silent(done: int, total: int | None) -> None:
 
 @dataclass(frozen=True)
 class Manner:
-    """How to download: who is told of the progress, who may cancel, and how patiently."""
+    """How to download: who is told of the progress, who may cancel, and how patiently.
+
+    An error of the disk names the `target`: the caller knows nothing of partial files.
+    """
 
     progress: Progress = silent
     cancel: threading.Event | None = None
     retries: int = 3
     backoff: float = 0.5
     timeout: float = 30.0
+    target: Path | None = None
 
     def check_cancelled(self, resource: Resource) -> None:
         """Raise `DataError` if the caller asked to stop."""
@@ -71,12 +76,11 @@ class SourceError(Exception):
 
 def copy(source: Path, part: Path, resource: Resource, manner: Manner) -> None:
     """Copy a file of a mirror's folder to `part`."""
-    if not source.is_file():
+    size = file_size(source)
+    if size is None:
         raise SourceError("there is no such file")
-    size = source.stat().st_size
     check_size(size, resource)
-    with source.open("rb") as file:
-        _append(part, 0, iter(lambda: file.read(_CHUNK), b""), resource, manner, size)
+    _append(part, 0, _blocks(source), resource, manner, size)
 
 
 def download(url: str, part: Path, resource: Resource, manner: Manner) -> None:
@@ -99,6 +103,14 @@ def download(url: str, part: Path, resource: Resource, manner: Manner) -> None:
                 raise
         manner.sleep(manner.backoff * 2**tries, resource)
         tries += 1
+
+
+def file_size(path: Path) -> int | None:
+    """Return the bytes of a file; None where there is none, or none that may be looked at."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
 
 
 def check_size(size: int, resource: Resource) -> None:
@@ -134,7 +146,8 @@ def _attempt(url: str, part: Path, resource: Resource, manner: Manner) -> None:
                 raise SourceError("the server does not say how long the file is")
             if offset == 0:
                 forget(part)
-            _remember_origin(part, url, response)
+            with disk_errors(manner.target or part, resource):
+                _remember_origin(part, url, response)
             arrived = _append(part, offset, _chunks(response), resource, manner, size)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise SourceError(_plain(error), passing=True) from error
@@ -154,7 +167,7 @@ def _resumable(url: str, part: Path, resource: Resource) -> tuple[int, dict[str,
         return 0, {}
     origin = _origin(part)
     headers = {"Range": f"bytes={have}-"}
-    if origin.get("url") == url and origin.get("validator"):
+    if origin.get("url") == url and _is_validator(origin.get("validator")):
         headers["If-Range"] = origin["validator"]
     elif resource.sha256 is None:
         return 0, {}
@@ -211,6 +224,15 @@ def _offered(response: requests.Response, have: int) -> tuple[int | None, int | 
     return None, None
 
 
+def _blocks(source: Path) -> Iterator[bytes]:
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise SourceError(f"it cannot be read: {error.strerror}") from error
+
+
 def _chunks(response: requests.Response) -> Iterator[bytes]:
     """Yield what has arrived, as soon as it has: a slow server must not delay a cancel."""
     while chunk := response.raw.read1(_CHUNK, decode_content=False):
@@ -230,7 +252,7 @@ def _append(
     arrived = offset
     check_space(part.parent, (total or 0) - offset, resource)
     manner.progress(arrived, total)
-    with _disk_errors(part, resource):
+    with disk_errors(manner.target or part, resource):
         file = part.open("ab" if offset else "wb")
     with file:
         for chunk in chunks:
@@ -238,7 +260,7 @@ def _append(
             arrived += len(chunk)
             if arrived > resource.max_bytes:
                 raise SourceError(f"more than the {resource.max_bytes} bytes of the manifest come")
-            with _disk_errors(part, resource):
+            with disk_errors(manner.target or part, resource):
                 file.write(chunk)
                 file.flush()
             manner.progress(arrived, total)
@@ -256,16 +278,19 @@ def check_space(folder: Path, needed: int, resource: Resource) -> None:
 
 
 @contextmanager
-def _disk_errors(part: Path, resource: Resource) -> Iterator[None]:
+def disk_errors(target: Path, resource: Resource) -> Iterator[None]:
     """Say what to do about a full or read-only disk."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "make room, or "
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "make the folder writable, or "
         raise DataError(
-            f"cannot write {resource.name!r} to {part}: {error.strerror}; "
-            + ("make room" if full else "make the folder writable")
-            + ", or choose another folder (for the cache: WSKIT_CACHE)"
+            f"cannot write {resource.name!r} to {target}: {error.strerror}; {remedy}choose "
+            "another folder (for the cache: WSKIT_CACHE)"
         ) from error
 
 
@@ -281,10 +306,15 @@ def _remember_origin(part: Path, url: str, response: requests.Response) -> None:
     _origin_file(part).write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
 
 
-def _origin(part: Path) -> dict[str, str]:
+def _is_validator(value: object) -> bool:
+    """Tell whether this can be sent as a header: it comes from a server, by way of a file."""
+    return isinstance(value, str) and value != "" and value.isascii() and value.isprintable()
+
+
+def _origin(part: Path) -> dict[str, Any]:
     try:
         origin = json.loads(_origin_file(part).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return origin if isinstance(origin, dict) else {}
 
