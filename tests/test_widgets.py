@@ -545,6 +545,24 @@ def test_a_path_is_opened(picker, site):
     assert list(scope["weights"]) == ["fc.weight"]
 
 
+def press(panel, button, **texts):
+    """Send what the browser sends where texts were typed before a button is pressed."""
+    message = {"texts": list(texts.items()), "button": button}
+    panel._state_view.children[-1]._handle_custom_msg(message, [])
+
+
+def test_what_was_typed_is_entered_before_a_button_is_pressed(picker, explorer, site):
+    picker.origin = "path"
+    press(picker, "Open", Path=str(site / "mirror" / "nets" / "net.safetensors"))
+    picker.wait()
+    assert picker.message.startswith(f"{picker.path} is open")
+    control(explorer, "Table of layers").on_click(lambda _: explorer.cancel())
+    press(explorer, "Table of layers", Bins="31", xmin="12.5")
+    assert (explorer.bins, explorer.xmin) == (31, 12.5)
+    press(explorer, "Best xmin", Bins="")  # of what is no number the field shows nothing
+    assert (explorer.bins, explorer.xmin) == (31, None)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

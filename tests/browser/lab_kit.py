@@ -129,25 +129,6 @@ def _wait_for(lab, server, log):
             time.sleep(0.2)
 
 
-def telling(*traits):
-    """Return a cell that says what the panel of the cell above knows; see `knows`."""
-    return f"""\
-import ipywidgets
-def tell(panel, names):
-    known = ipywidgets.Label()
-    def say(change=None):
-        known.value = ", ".join(f"{{name}} = {{getattr(panel, name)}}" for name in names)
-    panel.observe(say, names)
-    say()
-    return known
-tell(_, {list(traits)})"""
-
-
-def knows(page, text):
-    """Wait until a panel has what was entered: a click just after it may be handled before it."""
-    page.get_by_text(text, exact=True).wait_for()
-
-
 def run_all(page, lab, name):
     """Open a notebook, run all its cells, and return when the kernel has done them."""
     page.goto(f"{lab.url}/doc/tree/{quote(name)}?token={lab.token}&reset")

@@ -69,9 +69,29 @@ function mend(panel, title) {
   });
 }
 
+// The kernel may handle a click before the text that was typed before it: each part's messages go
+// to a thread of their own choice. So a button's click takes along what was typed since the last.
+function enterBeforeButtons(panel, model, signal) {
+  const typed = new Set();
+  panel.addEventListener('input', ({ target }) => {
+    if (target.closest('.widget-text')) typed.add(target);
+  }, { signal });
+  panel.addEventListener('click', (event) => {
+    const button = event.target.closest('.widget-button');
+    if (!button || !typed.size) return;
+    event.stopPropagation();
+    const texts = [...typed]
+      .filter((field) => field.isConnected)
+      .map((field) => [name(field.closest('.widget-text')), field.value]);
+    typed.clear();
+    model.send({ texts, button: button.textContent.trim() });
+  }, { signal, capture: true });
+}
+
 export default {
   render({ model, el }) {
     el.style.display = 'none';
+    const ended = new AbortController();
     let observer, waiting;
     function begin() {
       const panel = el.closest('.wskit-panel');
@@ -86,9 +106,10 @@ export default {
         attributeFilter: ['style', 'class', 'title', 'aria-valuetext', 'contenteditable'],
       });
       again();
+      enterBeforeButtons(panel, model, ended.signal);
     }
     begin();
-    return () => { clearTimeout(waiting); observer?.disconnect(); };
+    return () => { clearTimeout(waiting); observer?.disconnect(); ended.abort(); };
   },
 };
 """
@@ -107,7 +128,7 @@ class Access(anywidget.AnyWidget):
 
     Handles of sliders are named by their labels, and say what is written beside them; progress
     bars and the choice among buttons have their roles; messages are read out; arrow keys move what
-    has the focus; and the focus is seen.
+    has the focus; and the focus is seen. What was typed is entered before a button is pressed.
 
     Attributes
     ----------
