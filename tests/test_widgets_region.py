@@ -70,6 +70,9 @@ def run_code(panel, **names):
     scope = {"models": panel.models, "evaluate": panel.evaluate} | names
     exec(panel.code(), scope)
     try:
+        if "fig" in scope:
+            labels = [ax.get_ylabel() for ax in scope["fig"].axes]
+            assert labels == [ax.get_ylabel() for ax in panel.ax.figure.axes]
         drawn = [plots.describe(scope[key]) for key in ("fig", "map_fig") if key in scope]
         assert "\n".join([*drawn, scope["numbers"].to_string()]) == panel.describe()
         if panel.landscape is not None:
@@ -141,6 +144,17 @@ def test_other_models_are_chosen(panel):
 def test_another_measure_is_drawn(panel):
     control(panel, "Landscape of").value = "accuracy on t"
     assert panel.ax.get_title(loc="left").startswith("accuracy on t ")
+
+
+@pytest.mark.parametrize(("unit", "label"), [(None, "loss"), ("bits", "loss in bits")])
+def test_the_loss_has_the_unit_that_it_is_given(unit, label):
+    panel = RegionExplorer(MODELS, EVALUATE, resolution=3, unit=unit)
+    panel.wait()
+    assert panel.ax.figure.axes[1].get_ylabel() == label
+    run_code(panel)
+    panel.measure = "accuracy on t"
+    assert panel.ax.figure.axes[1].get_ylabel() == "accuracy on t"
+    panel.close()
 
 
 def test_the_random_control_is_as_far_from_the_base(panel):
@@ -233,6 +247,24 @@ def test_the_landscape_is_cancelled_and_the_point_still_moves():
 
 
 # -- what goes wrong --------------------------------------------------------------------------
+
+
+def test_cancel_is_looked_at_every_few_points():
+    points = []
+
+    def evaluate(stacked):
+        if threading.current_thread().name == "wskit-panel":
+            points.append(len(stacked["w"]))
+            panel.cancel()
+        return EVALUATE(stacked)
+
+    panel = RegionExplorer(MODELS, EVALUATE, resolution=3)
+    panel.wait()
+    panel.evaluate = evaluate
+    panel.first = "d"
+    panel._thread.join(60)
+    assert sum(points) == 4
+    panel.close()
 
 
 def test_three_models_on_a_line_are_said_to_be_and_others_are_shown_again(panel):

@@ -111,9 +111,9 @@ class EsdExplorer(Panel):
         self._fresh = True  # another layer or step, which begins with its best xmin
         self._candidates = np.empty(0)
         self._computing = threading.Lock()
-        super().__init__()
         self.layer = self._layers.index[0] if layer is None else layer
         self.step = next(iter(self._checkpoints)) if step is None else step
+        super().__init__()
         self._build()
         self.observe(self._on_layer, "layer")
         self.observe(self._on_step, "step")

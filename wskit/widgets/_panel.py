@@ -89,6 +89,10 @@ class Panel(widgets.VBox):
     _moving = False  # the panel itself moves controls
 
     def __init__(self) -> None:
+        """Make what all panels have; call it when nothing can be raised any more.
+
+        Else what was made is never closed.
+        """
         super().__init__()
         self._message_view = widgets.HTML()
         bar = widgets.FloatProgress(max=1.0, layout={"width": "10em"})
@@ -100,6 +104,7 @@ class Panel(widgets.VBox):
         self._message_view.layout.flex = "0 1 auto"
         self._message_view.add_class("wskit-message")
         access = Access(title=type(self).__name__)
+        access.on_msg(lambda _, pressed, buffers: self._enter_and_click(**pressed))
         state = [self._message_view, self._busy_view, access]
         room = {"align_items": "center", "flex": "1 1 20em", "flex_flow": "row wrap"}
         self._state_view = widgets.HBox(state, layout=room)
@@ -132,6 +137,8 @@ class Panel(widgets.VBox):
     def close(self) -> None:
         """Cancel what runs, and remove the panel from the page."""
         self.cancel()
+        if self.comm is None:  # it was closed, or never made
+            return
         for part in _parts(self):  # ipywidgets would keep all that is in a box
             part.close()
         super().close()
@@ -240,6 +247,16 @@ class Panel(widgets.VBox):
             yield
         finally:
             self._moving = False
+
+    @alone
+    def _enter_and_click(self, texts: list[tuple[str, str]], button: str) -> None:
+        """Put texts into the fields of these labels, then press a button: see `Access`."""
+        parts = {getattr(part, "description", ""): part for part in _parts(self)}
+        for name, text in texts:
+            kind = type(parts[name].value)
+            with contextlib.suppress(ValueError):  # of what is no number the field shows nothing
+                parts[name].value = text if kind is str else kind(float(text))
+        parts[button].click()
 
     def _show_state(self, _: Any = None) -> None:
         running = self.status == "running"

@@ -47,13 +47,13 @@ class CheckpointPicker(Panel):
     variable = traitlets.Unicode(None, allow_none=True)
 
     def __init__(self, *, modules: Mapping[str, nn.Module] | None = None) -> None:
-        super().__init__()
         self._modules = modules
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._uploaded: Path | None = None
         catalog = data.catalog()
         self._entries = catalog["name"][catalog["kind"] == "weights"].tolist()
         self.entry = self._entries[0]
+        super().__init__()
         self._build()
         self.message = "Nothing is open yet."
 
@@ -139,7 +139,8 @@ class CheckpointPicker(Panel):
 
     def close(self) -> None:
         """Cancel what runs, drop the upload, and remove the panel from the page."""
-        self._chooser.children = list(self._choosers.values())  # all of them are closed
+        if self.comm is not None:
+            self._chooser.children = list(self._choosers.values())  # all of them are closed
         super().close()
         if self._folder is not None:
             self._folder.cleanup()

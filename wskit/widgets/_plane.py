@@ -8,6 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from wskit.landscape import Evaluation, LossPlane, Plane, iterate_mixtures
+from wskit.landscape._evaluate import points_at_once
 from wskit.widgets._panel import Panel, Task
 
 MARGIN = 0.5  # of the landscape around the triangle
@@ -26,7 +27,7 @@ class PlanePanel(Panel):
 
     _plane: Plane | None = None
     _square = False  # the landscape's grid: see `Plane.grid`
-    _points_at_once: int | None = None  # of the landscape, between two looks at Cancel
+    _points_at_once = 4  # of the landscape, at most, between two looks at Cancel
 
     def wait(self, timeout: float = 60.0) -> None:
         """Return when the landscape is done and shown, all its grids.
@@ -56,10 +57,11 @@ class PlanePanel(Panel):
         x, y = plane.grid(n, margin=MARGIN, square=self._square)
         points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
         at, corners = plane.coefficients(points), plane.corners
+        size = min(self._points_at_once, points_at_once(models[0], None))
 
         def work(task: Task) -> LossPlane:
             parts: list[pd.DataFrame] = []
-            for part in iterate_mixtures(evaluate, models, at, chunk_size=self._points_at_once):
+            for part in iterate_mixtures(evaluate, models, at, chunk_size=size):
                 parts.append(part)
                 task.report(int(part.index[-1]) + 1, len(at))
             table = pd.concat(parts)

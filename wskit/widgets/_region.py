@@ -24,7 +24,7 @@ from wskit.landscape import (
 from wskit.widgets._panel import ROW, alone, button, labelled
 from wskit.widgets._picture import FigurePicture, PointPicture
 from wskit.widgets._plane import PlanePanel
-from wskit.widgets._region_code import FIGSIZE, N_RANDOM, cell
+from wskit.widgets._region_code import FIGSIZE, N_RANDOM, cell, loss_label
 from wskit.widgets._region_view import number_table
 
 _REACH = (-0.5, 1.5)  # of the two shares
@@ -49,6 +49,8 @@ class RegionExplorer(PlanePanel):
         models are coloured by, then what they have markers for, both optional.
     resolution : int, default 25
         Columns and rows of the landscape. Coarser ones are shown before it.
+    unit : str, optional
+        Of the losses: "nats", say, where they are cross-entropies. None writes no unit.
 
     Attributes
     ----------
@@ -95,9 +97,10 @@ class RegionExplorer(PlanePanel):
         base: Mapping[str, Tensor] | None = None,
         map: pd.DataFrame | None = None,
         resolution: int = 25,
+        unit: str | None = None,
     ) -> None:
         self.models = dict(models) if isinstance(models, Mapping) else dict(enumerate(models))
-        self.evaluate, self.base, self._places = evaluate, base, map
+        self.evaluate, self.base, self._places, self._unit = evaluate, base, map, unit
         if len(self.models) < 3:
             raise LandscapeError(f"a triangle needs three models, got {len(self.models)}.")
         if resolution < 2:
@@ -113,11 +116,11 @@ class RegionExplorer(PlanePanel):
         self._corners = pd.DataFrame()
         self._directions: list[dict[str, Tensor]] = []
         self.numbers = pd.DataFrame()
-        super().__init__()
         for slot, name in zip(_SLOTS, self.models, strict=False):
             setattr(self, slot, name)
         # What is wrong with the first three is raised; with others, it is said in the panel.
         self._measure_corners()
+        super().__init__()
         self._build()
         self.observe(self._on_models, list(_SLOTS))
         self.observe(self._on_move, ["c1", "c2", "show_random"])
@@ -320,6 +323,9 @@ class RegionExplorer(PlanePanel):
                 point=self.coefficients @ plane.corners,
                 ax=figure.add_subplot(),
             )
+        if label := loss_label(self.measure, self._unit):
+            for bar in figure.axes[1:]:
+                bar.set_ylabel(label)
         self._picture.draw_with_point(self.ax)
 
     def _draw_map(self) -> None:

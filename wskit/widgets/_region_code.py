@@ -11,6 +11,13 @@ N_RANDOM = 5  # directions of the random control; direction i has the seed i
 FIGSIZE = (6.4, 5.0)
 
 
+def loss_label(measure: str, unit: str | None) -> str:
+    """Return what a colour bar says of a loss, whose unit is the user's; empty of all else."""
+    if not measure.endswith("loss"):
+        return ""
+    return measure.replace("_", " ") + (f" in {unit}" if unit else "")
+
+
 def cell(panel: "RegionExplorer") -> str:
     """Return the cell, see `RegionExplorer.code`."""
     names, c = panel.chosen, [float(value) for value in panel.coefficients]
@@ -56,6 +63,8 @@ def cell(panel: "RegionExplorer") -> str:
             "at = c @ plane.corners",
             f"plots.plot_loss_plane(found, measure={panel.measure!r}, point=at, ax=ax)",
         ]
+        if label := loss_label(panel.measure, panel._unit):
+            lines += ["for bar in fig.axes[1:]:", f"    bar.set_ylabel({label!r})"]
     if mapped:
         groupings = list(panel._places)[2:4] if panel._places is not None else []
         options = [

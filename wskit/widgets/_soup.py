@@ -144,7 +144,6 @@ class SoupKitchen(Panel):
         self.changes: pd.DataFrame | None = None
         self.ax: Axes | None = None
         self.path_ax: Axes | None = None
-        super().__init__()
         self.score = next(iter(self._scores), "") if score is None else score
         self.shares = {}
         self.chosen = tuple(self.ingredients)
@@ -152,6 +151,7 @@ class SoupKitchen(Panel):
         shown = [name for name in tests if not name.endswith("loss")] or self._measures
         self.x = self.score if len(shown) == 1 and self.score else shown[0]
         self.y = shown[-1]
+        super().__init__()
         self._build()
         self.observe(self._on_mix, ["chosen", "shares"])
         self.observe(self._on_score, "score")

@@ -129,7 +129,6 @@ class SwaExplorer(PlanePanel):
         self.curve: pd.DataFrame | None = None
         self.ax: Axes | None = None
         self.plane_axs: list[Axes] = []
-        super().__init__()
         self.run = next(iter(self.runs))
         self.stop = n = len(self.runs[self.run])
         self.start, self.epochs = n // 2, n
@@ -139,6 +138,7 @@ class SwaExplorer(PlanePanel):
         self.numbers = measured.numbers(self._window)
         others = [name for name in self.numbers if name != "loss"]
         self.measure = str(others[-1]) if others else "loss"
+        super().__init__()
         self._build()
         self.observe(self._on_window, _WINDOW)
         self.observe(self._on_measure, "measure")

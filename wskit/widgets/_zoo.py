@@ -117,7 +117,6 @@ class ZooExplorer(Panel):
         self._recipes: list[Recipe] = []
         self._shown: dict[str, str] = {}  # of the chosen model: which parts, and of what
         self._adopt(zoo, weight_statistics(zoo.weights) if features is None else features)
-        super().__init__()
         names = tables.places(self._table)
         if not names:
             raise ZooError("neither records nor features have a column of numbers to draw.")
@@ -125,6 +124,7 @@ class ZooExplorer(Panel):
         self.y = names[min(1, len(names) - 1)] if y is None else y
         default = TARGET if TARGET in tables.colours(self._table) else names[0]
         self.colour = default if colour is None else colour
+        super().__init__()
         self._build()
         self.observe(self._on_axis, ["x", "y"])
         self.observe(self._on_range, ["x_range", "y_range"])
