@@ -186,9 +186,12 @@ def describe(load: float, versions: Sequence[str]) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     named = [v if "==" in v else f"{v}=={metadata.version(v)}" for v in ("numpy", *versions)]
     kinds = (platform.system(), platform.release().split("-")[0])
+    gpu = ""
+    if torch.cuda.is_available():
+        gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, "
     return (
         f"{date.today().isoformat()}; {os.cpu_count()} cores ({cpu}), load {load:.1f} to "
-        f"{os.getloadavg()[0]:.1f}, {memory:.0f} GiB, {' '.join(kinds)}, Python "
+        f"{os.getloadavg()[0]:.1f}, {memory:.0f} GiB, {gpu}{' '.join(kinds)}, Python "
         f"{platform.python_version()}, torch {torch.__version__}, "
         f"{', '.join(v.replace('==', ' ') for v in named)}."
     )

@@ -58,7 +58,8 @@ def peer(make: Callable[[], nn.Module], data: object, fused: bool) -> list[float
     others = [p for p in module.parameters() if p.ndim == 1]
     groups = [{"params": kernels, "weight_decay": 1e-4}, {"params": others}]
     optimizer = torch.optim.Adam(groups, lr=0.003, fused=fused or None)
-    batches = torch.randint(0, len(data.train_x), (UPDATES, BATCH))
+    images = data.train_x
+    batches = torch.randint(0, len(images), (UPDATES, BATCH), device=images.device)
     for batch in batches:
         optimizer.zero_grad()
         functional.cross_entropy(module(data.train_x[batch]), data.train_y[batch]).backward()

@@ -1,3 +1,5 @@
+from collections import UserDict
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from wskit.spectra import (
     spectral_density,
     spectrum,
 )
+from wskit.spectra._eigen import _solver
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -102,6 +105,16 @@ def test_spectrum_on_cuda_equals_that_on_cpu(shape):
     W = randn(*shape)
     on_cpu, on_gpu = spectrum(W).eigenvalues, spectrum(W, device="cuda").eigenvalues
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-9, atol=1e-12 * on_cpu[-1])
+
+
+@pytest.mark.parametrize(
+    ("M", "n", "place"),
+    [(8, 1, "cpu"), (32, 64, "cuda"), (33, 64, "cpu"), (128, 16, "cpu"), (256, 1, "cuda")],
+)
+def test_what_a_gpu_is_slower_at_is_solved_on_the_cpu(M, n, place):
+    """As measured by benchmarks/gpu.py; what lies on the CPU stays there."""
+    assert _solver(M, n, torch.device("cuda")).type == place
+    assert _solver(M, n, torch.device("cpu")).type == "cpu"
 
 
 @pytest.mark.gpu
@@ -401,7 +414,7 @@ def test_a_vocabulary_matrix_of_128_thousand_rows(without_type_checks):
     scale = torch.linspace(0.1, 3, M, dtype=torch.float64)
     Q = torch.linalg.qr(randn(M, M, dtype=torch.float64))[0]
 
-    class File(dict):
+    class File(UserDict):
         def shape(self, name):
             return (n_blocks * M, M)
 

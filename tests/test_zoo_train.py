@@ -518,6 +518,21 @@ def test_the_gradient_is_taken_even_where_it_is_switched_off():
     assert not any(stack.requires_grad for stack in expected.weights.values())
 
 
+@pytest.mark.parametrize("network", [SmallCNN(), SmallCNN(3, 7, 5, 0)], ids=["", "zoo's"])
+def test_patches_as_on_a_gpu_give_what_the_groups_of_a_convolution_give(network):
+    rng = torch.Generator().manual_seed(0)
+    weights = {k: torch.randn(4, *v, generator=rng) for k, v in network.shapes.items()}
+    x = torch.randn(4, 6, network.channels, 19, 16, generator=rng)
+
+    def dropout(layer, shape):
+        return torch.rand(4, *shape, generator=torch.Generator().manual_seed(layer))
+
+    for masks in (None, dropout):
+        expected = network.stacked(weights, x, "tanh", masks)
+        found = network._of_patches(weights, x, "tanh", masks)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("model", [SmallCNN(), MLP(), own_module], ids=["cnn", "mlp", "own"])

@@ -32,6 +32,11 @@ MAX_SIDE = 16_384
 _BLOCK = 2**25  # bytes of float64 that are converted, or batched, at a time
 _SMALL = 256  # at this side and below, a second thread costs more time than it saves
 
+# What a GPU is slower at than one CPU core (benchmarks/gpu.py): a stack of matrices of these sides,
+# which it solves one after the other, and a few smaller ones, which it would solve all at once.
+_ONE_BY_ONE, _FEW = range(33, 192), 16
+_LITTLE = 2**18  # entries that are as soon taken to the CPU as their Gram matrices made on the GPU
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
@@ -182,7 +187,7 @@ def spectra(
             _check_side(layer.M, f"tensor {name!r}")
             if layer.M <= _SMALL and conv != "fft":
                 W = as_matrix(weights[layer.tensor], layer, conv)
-                batches.add(layer, W.to(device=device or W.device))
+                batches.add(layer, W.to(_place(W, layer, device)))
             else:
                 found[name] = _large(weights, layer, conv, device)
         except SpectrumError as error:
@@ -270,7 +275,7 @@ class _Batches:
             if bad.any():
                 grams[bad] = 0
             with _threads_for(M):
-                values = torch.linalg.eigvalsh(grams)
+                values = _eigvalsh(grams)
             values[bad] = torch.nan
             each = values.cpu().numpy()
             start = 0
@@ -309,7 +314,7 @@ def _solve(
     W: Tensor, layer: Layer, conv: ConvRule, method: Method, device: Any, label: str
 ) -> Spectrum:
     with _threads_for(layer.M):
-        blocks = _matrix_blocks(W, layer, conv, torch.device(device or W.device))
+        blocks = _matrix_blocks(W, layer, conv, _place(W, layer, device))
         values = np.concatenate([_squares(block, method) for block in blocks])
     if not np.isfinite(values).all():
         raise _diverged(label, [W])
@@ -378,7 +383,25 @@ def _gram_of_rows(rows: Iterable[Tensor], M: int, device: Any) -> Tensor:
 def _eigenvalues(gram: Tensor) -> Float64[np.ndarray, " k"]:
     if not torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all():
         return np.full(1, np.nan)
-    return torch.linalg.eigvalsh(gram).cpu().numpy().ravel()
+    return _eigvalsh(gram).cpu().numpy().ravel()
+
+
+def _place(W: Tensor, layer: Layer, device: Any) -> torch.device:
+    """Return where to compute: where it was asked for, or on the CPU what is quicker there."""
+    place = torch.device(device or W.device)
+    return place if W.numel() > _LITTLE else _solver(layer.M, layer.n_matrices, place)
+
+
+def _eigvalsh(gram: Tensor) -> Tensor:
+    """Solve a matrix or a stack, wherever that is faster."""
+    place = _solver(gram.shape[-1], math.prod(gram.shape[:-2]), gram.device)
+    return torch.linalg.eigvalsh(gram.to(place))
+
+
+def _solver(M: int, n: int, device: torch.device) -> torch.device:
+    """Return where to solve n matrices of side M that were to be solved on `device`."""
+    slower = M in _ONE_BY_ONE or (M <= 32 and n < _FEW)
+    return torch.device("cpu") if device.type == "cuda" and slower else device
 
 
 def _check_side(M: int, label: str) -> None:
