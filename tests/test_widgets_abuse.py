@@ -20,11 +20,13 @@ import test_widgets_swa as swa
 import test_widgets_zoo as zoo
 import torch
 from comm import get_comm_manager
+from data_site import prepare
 from ipywidgets import HTML
 from ipywidgets.widgets.widget import _instances
 from matplotlib.figure import Figure
 
 from wskit import checkpoints, data
+from wskit.errors import WskitError
 from wskit.widgets import (
     CheckpointPicker,
     EsdExplorer,
@@ -434,6 +436,49 @@ def test_nothing_is_left_of_many_panels(case: Case, n: int, tmp_path: Path) -> N
     assert plt.get_fignums() == []
     after = figures(), set(_instances), set(comms), set(threading.enumerate()), files()
     assert after == before
+
+
+def no_measure(stacked: Any) -> Any:
+    raise ZeroDivisionError("there is no measure")
+
+
+REGION, SOUP, NAN = region.MODELS, soup.INGREDIENTS, {"w": torch.full((3,), torch.nan)}
+REFUSED: dict[str, Callable[[], Panel]] = {
+    "no catalogue": lambda: CheckpointPicker(modules={}),
+    "no matrix": lambda: EsdExplorer({"bias": torch.zeros(3)}),
+    "layer": lambda: EsdExplorer(NET, layer="fc"),
+    "step": lambda: EsdExplorer({"a": NET, "b": NET}, step="c"),
+    "no step": lambda: EsdExplorer({"a": NET, "b": {}}),
+    "two models": lambda: RegionExplorer([NET, NET], region.EVALUATE),
+    "region's measure": lambda: RegionExplorer(REGION, no_measure),
+    "region's NaN": lambda: RegionExplorer({"n": NAN} | REGION, region.EVALUATE),
+    "map": lambda: RegionExplorer(REGION, region.EVALUATE, map=region.MAP[:2]),
+    "resolution": lambda: RegionExplorer(REGION, region.EVALUATE, resolution=1),
+    "no ingredient": lambda: SoupKitchen({}, soup.EVALUATE),
+    "score": lambda: SoupKitchen(SOUP, soup.EVALUATE, score="loss"),
+    "soup's measure": lambda: SoupKitchen(SOUP, no_measure),
+    "ingredient": lambda: SoupKitchen({**SOUP, "odd": {}}, soup.EVALUATE),
+    "no run": lambda: SwaExplorer({}, swa.EVALUATE),
+    "run's measure": lambda: SwaExplorer(swa.RUNS, no_measure),
+    "x": lambda: ZooExplorer(ZOO, x="optimizer"),
+    "y": lambda: ZooExplorer(ZOO, y="nothing"),
+    "colour": lambda: ZooExplorer(ZOO, colour="nothing"),
+    "data": lambda: ZooExplorer(ZOO, network=zoo.NETWORK),
+    "no model": lambda: ZooExplorer(ZOO.select([])),
+}
+
+
+@pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
+def test_nothing_is_left_of_a_panel_that_is_refused(
+    make: Callable[[], Panel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path, monkeypatch)  # a catalogue without entries
+    gc.collect()
+    before = set(_instances), set(get_comm_manager().comms)
+    with pytest.raises((WskitError, ZeroDivisionError)):
+        make()
+    gc.collect()
+    assert (set(_instances), set(get_comm_manager().comms)) == before
 
 
 def test_an_upload_goes_with_its_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
