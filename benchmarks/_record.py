@@ -116,10 +116,10 @@ class Benchmark:
 
     def run(self, options: argparse.Namespace, arguments: Sequence[str] | None = None) -> None:
         """Run the chosen parts, and write each as soon as it is there."""
-        torch.set_num_threads(1)
         name = Path(self.file).stem
         said = sys.argv[1:] if arguments is None else arguments
         for part in options.rows:
+            torch.set_num_threads(1)
             page, load = Page(), os.getloadavg()[0]
             self.parts[part](page, options)
             if page.missed and part in self.why:

@@ -1,6 +1,7 @@
 """Claims: a GPU pays where work is large, and nothing is slower on it than on the CPU beside it.
 
-    python benchmarks/gpu.py [--rows eigenvalues spectra zoo plane averages distances]
+    python benchmarks/gpu.py [--rows eigenvalues spectra zoo plane averages distances
+    weightwatcher]
 
 Wall seconds, the GPU waited for; all sides take turns, after one call each to warm up. The CPU has
 all of its cores unless one thread is named. Without a CUDA device it says so and measures nothing.
@@ -26,6 +27,8 @@ from zoo import MODELS, peer, table
 import wskit.averaging as avg
 import wskit.geometry as geo
 from wskit.data import load_dataset
+from wskit.features import spectral_table
+from wskit.fits import fit_power_law
 from wskit.landscape import loss_plane, module_metrics, plane_through, zoo_metrics
 from wskit.spectra import spectra
 from wskit.zoo import MLP, Compute, SmallCNN, train_zoo
@@ -239,6 +242,47 @@ def distances(page: Page, options: argparse.Namespace) -> None:
         page.compare(side, theirs, ours, goal=1, by=by)
 
 
+def weightwatcher(page: Page, options: argparse.Namespace) -> None:
+    """Compare what WeightWatcher and we find on the GPU with singular values in float64."""
+    try:
+        from weightwatcher import WeightWatcher
+    except ImportError:
+        page.text("WeightWatcher is not installed in this environment; nothing was compared.")
+        return
+    page.peers = ("weightwatcher",)
+    shapes = [(1024, 256), (1024, 1024), (2048, 512), (3072, 768)]
+    rng = np.random.default_rng(0)
+    network = nn.Sequential(*(nn.Linear(*shape, bias=False) for shape in shapes)).cuda()
+    with torch.no_grad():
+        for layer in network:
+            layer.weight.copy_(torch.as_tensor(0.02 * rng.standard_t(3, layer.weight.shape)))
+    page.text(
+        f"{len(shapes)} dense layers with Student-t entries, which lie on the GPU; the largest "
+        "relative error of a layer's column, beside numpy's singular values in float64 and the "
+        "power law of powerlaw's convention fitted to them. WeightWatcher takes the weights to "
+        'float16 there, if told `svd_method="fast"`.'
+    )
+    weights = {name: W.detach() for name, W in network.state_dict().items()}
+
+    def columns(each: Sequence[np.ndarray], alpha: pd.Series) -> pd.DataFrame:
+        rows = [(e[-1], e.sum() / e[-1], e[0]) for e in each]
+        table = pd.DataFrame(rows, columns=["lambda_max", "stable_rank", "sv_min"])
+        return table.assign(sv_min=np.sqrt(table.sv_min), alpha=alpha.to_numpy())
+
+    values = [W.cpu().double().numpy() for W in weights.values()]
+    squares = [np.sort(np.linalg.svd(W, compute_uv=False)) ** 2 for W in values]
+    exact = columns(squares, pd.Series([fit_power_law(e).alpha for e in squares]))
+    own = [s.eigenvalues for s in spectra(weights)]
+    page.table("side", "largest eigenvalue", "stable rank", "smallest singular value", "alpha")
+    for side, found in {
+        "ours": columns(own, spectral_table(weights)["alpha"]),
+        "WeightWatcher": WeightWatcher(model=network).analyze(),
+        'WeightWatcher, "fast"': WeightWatcher(model=network).analyze(svd_method="fast"),
+    }.items():
+        errors = [np.abs(found[c].to_numpy() / exact[c].to_numpy() - 1).max() for c in exact]
+        page.row(side, *(f"{error:.0e}" for error in errors))
+
+
 TITLE = "On a GPU"
 PARTS = {
     "eigenvalues": eigenvalues,
@@ -247,6 +291,7 @@ PARTS = {
     "plane": plane,
     "averages": averages,
     "distances": distances,
+    "weightwatcher": weightwatcher,
 }
 BENCHMARK = Benchmark(__file__, TITLE, PARTS)
 
