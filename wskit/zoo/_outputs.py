@@ -27,8 +27,10 @@ from wskit.zoo._architectures import (
 Forward = Callable[[Mapping[str, Tensor], Tensor, Dropout | None], Tensor]
 """Stacked weights, (models, images, ...), dropout -> logits (models, images, classes)."""
 
-_MODELS_AT_ONCE = 64
-_VALUES_AT_ONCE = 2**23  # of the first layer's outputs, about; 32 MiB in float32
+# Models and images that are gone through together, and values of the first layer's outputs, about.
+# On a CPU they are 32 MiB in float32; a GPU needs more to be busy, and has the memory.
+_MODELS_AT_ONCE, _IMAGES_AT_ONCE, _VALUES_AT_ONCE = 64, 512, 2**23
+_MORE_ON_A_GPU = 16
 
 
 class Layout:
@@ -87,9 +89,16 @@ def forward_of(network: Network, form: Form, activation: Activation) -> Forward:
     return forward
 
 
+def models_at_once(device: torch.device) -> int:
+    """Return how many models to compute at a time, so that memory stays bounded."""
+    return _MODELS_AT_ONCE * (_MORE_ON_A_GPU if device.type == "cuda" else 1)
+
+
 def images_at_once(models: int, x: Tensor) -> int:
     """Return how many images to compute at a time, so that memory stays bounded."""
-    return max(8, min(512, _VALUES_AT_ONCE // (16 * models * max(1, x[0].numel()))))
+    more = _MORE_ON_A_GPU if x.is_cuda else 1
+    room = more * _VALUES_AT_ONCE // (16 * models * max(1, x[0].numel()))
+    return max(8, min(more * _IMAGES_AT_ONCE, room))
 
 
 def outputs(
@@ -148,7 +157,8 @@ def outputs(
                 f"tensor {name!r} must have the shape (models, {str(shape)[1:-1]}) in this "
                 f"architecture, got {found}."
             )
-    n_models = len(weights[next(iter(network.shapes))])
+    first = next(iter(network.shapes))
+    n_models = len(weights[first])
     names = [activation] * n_models if isinstance(activation, str) else list(activation)
     if len(names) != n_models:
         raise ZooError(f"one activation a model is needed, got {len(names)} for {n_models}.")
@@ -159,7 +169,8 @@ def outputs(
             raise ZooError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}.")
         form: Form = "vmap" if isinstance(network, OwnModule) else "batched"
         forward = forward_of(network, form, name)  # type: ignore[arg-type]
-        for rows in torch.as_tensor(np.flatnonzero(found_names == name)).split(_MODELS_AT_ONCE):
+        own = torch.as_tensor(np.flatnonzero(found_names == name))
+        for rows in own.split(models_at_once(weights[first].device)):
             stacks = {key: weights[key][rows].float() for key in network.shapes}
             parts.append((rows, _logits(forward, stacks, x)))
     result = torch.empty(n_models, *parts[0][1].shape[1:], device=parts[0][1].device)
@@ -172,7 +183,7 @@ def outputs(
 def _logits(forward: Forward, stacks: Mapping[str, Tensor], x: Tensor) -> Tensor:
     first = next(iter(stacks.values()))
     images = x.to(first.device, torch.float32)
-    step = images_at_once(len(first), x)
+    step = images_at_once(len(first), images)
     parts = [
         forward(stacks, part.expand(len(first), *part.shape), None) for part in images.split(step)
     ]
@@ -191,8 +202,9 @@ def scores(
     x, y = images
     sizes = np.array([len(subset) for subset in subsets])
     totals = torch.zeros(len(flat), 2, dtype=torch.float64, device=flat.device)
+    n_blocks = math.ceil(len(flat) / models_at_once(flat.device))
     # Models with subsets of about one size together, so that few places are filled in vain.
-    for block in np.array_split(np.argsort(-sizes), math.ceil(len(flat) / _MODELS_AT_ONCE)):
+    for block in np.array_split(np.argsort(-sizes), n_blocks):
         step = images_at_once(len(block), x)
         for start in range(0, sizes[block[0]], step):
             rows = block[sizes[block] > start]
