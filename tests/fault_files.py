@@ -17,7 +17,7 @@ from data_site import resource as described
 from fault_entries import a_zoo, data, mlp, table
 from fault_kit import Entry, net, scalars
 
-from wskit import checkpoints, features, report, zoo
+from wskit import checkpoints, course, features, report, zoo
 from wskit import data as wskit_data
 from wskit.data import _manifests
 
@@ -190,6 +190,63 @@ def mirrored(folder: Path) -> object:
         return wskit_data.mirror(folder, "net", progress=False)
 
 
+@contextlib.contextmanager
+def classroom(disk: Callable[[], contextlib.AbstractContextManager[Path]]) -> Iterator[Path]:
+    """A bad disk, and elsewhere a tutorial of one exercise."""
+    with tempfile.TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        (Path(outer) / "01_tail.ipynb").write_text(json.dumps(EXERCISE))
+        with mock.patch.object(course, "notebooks_folder", lambda: Path(outer)), disk() as folder:
+            yield folder
+
+
+CLASSROOMS = {name: lambda make=make: lambda: classroom(make()) for name, make in DISKS.items()}
+
+
+def of_a_class(
+    copy: Callable[..., object], destination: object, **choices: object
+) -> course.Copies:
+    with classroom(lambda: contextlib.nullcontext(Path())):
+        return copy(destination, **choices)
+
+
+def code(*lines: str, tags: object = None) -> dict[str, object]:
+    text, metadata = "\n".join(lines), {} if tags is None else {"tags": tags}
+    return {"cell_type": "code", "metadata": metadata, "source": text, "outputs": []}
+
+
+def notebook(*cells: object) -> Callable[[], object]:
+    return lambda: {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+CHECK = code("print(exercises.check_tail(alpha))", tags=["check"])
+EXERCISE = notebook(
+    code("# Exercise 1.1", "alpha = ...", tags=["exercise"]),
+    CHECK,
+    code("# Solution 1.1", "alpha = 2", "print(exercises.check_tail(alpha))", tags=["solution"]),
+)()
+NOTEBOOKS = {
+    "empty": dict,
+    "no cells": notebook(),
+    "wrong type": lambda: 3,
+    "wrong cells": lambda: {"cells": 3},
+    "wrong cell": notebook([]),
+    "empty cell": notebook({}),
+    "wrong source": notebook(code() | {"source": 3}),
+    "wrong tags": notebook(code(tags=3)),
+}
+EXERCISES = {
+    **NOTEBOOKS,
+    "no solution": notebook(EXERCISE["cells"][0], CHECK),
+    "solution like the stub": notebook(
+        EXERCISE["cells"][0],
+        code("# Solution 1.1", "alpha = ...", "print(exercises.check_tail(alpha))"),
+    ),
+    "check of nothing": notebook(code(tags=["check"])),
+    "check is no code": notebook(code("print(", tags=["check"])),
+}
+
+
 def size(path: str) -> dict[str, int]:
     return {"bytes": Path(path).stat().st_size}
 
@@ -265,6 +322,28 @@ FILE_ENTRIES = {
             "another file": touched("a.html", b"hello"),
         },
         report.check_target,
+    ),
+    "course.copy_notebooks": Entry(CLASSROOMS, on_disk(course.copy_notebooks)),
+    "course.copy_notebooks destination": Entry(
+        {"a file": touched("copies"), "wrong type": lambda: 3},
+        lambda d: of_a_class(course.copy_notebooks, d),
+    ),
+    "course.copy_notebooks changed": Entry(
+        scalars(wrong_choice="x"), lambda c: of_a_class(course.copy_notebooks, "a", changed=c)
+    ),
+    "course.student_copies": Entry(CLASSROOMS, on_disk(course.student_copies)),
+    "course.grading_sources": Entry(CLASSROOMS, on_disk(course.grading_sources)),
+    "course.for_students": Entry(NOTEBOOKS, course.for_students),
+    "course.for_grading": Entry(EXERCISES, course.for_grading),
+    "course.claims": Entry(
+        scalars(
+            empty=(),
+            wrong_type=3,
+            wrong_length=("a", "b"),
+            empty_text=("a", "", 1, "b"),
+            a_bar=("a", "b", 1, "c|d"),
+        ),
+        course.claims,
     ),
     "data.describe": Entry(NAMES, wskit_data.describe),
     "data.fetch": Entry(NAMES, wskit_data.fetch),

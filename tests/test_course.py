@@ -105,6 +105,25 @@ def test_a_place_that_cannot_be_written(tutorial: Path, tmp_path: Path) -> None:
         course.copy_notebooks(tmp_path / "file")
 
 
+@pytest.mark.parametrize("copy", [course.student_copies, course.grading_sources])
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"cells": [3]}', b"[" * 20_000])
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_damaged_tutorial_is_named(
+    tutorial: Path, tmp_path: Path, copy: Any, content: bytes
+) -> None:
+    tutorial.write_bytes(content)
+    with pytest.raises(WskitError, match=f"^{re.escape(str(tutorial))}: .*nbformat 4"):
+        copy(tmp_path / "class")
+    assert not (tmp_path / "class").exists()
+
+
+def test_a_tutorial_that_cannot_be_read_is_named(tutorial: Path, tmp_path: Path) -> None:
+    tutorial.unlink()
+    tutorial.mkdir()
+    with pytest.raises(WskitError, match=r"01_tail\.ipynb: the tutorial cannot be read, Is a dir"):
+        course.copy_notebooks(tmp_path / "mine")
+
+
 def test_for_students_leaves_its_argument(tutorial: Path) -> None:
     whole = json.loads(tutorial.read_text(encoding="utf-8"))
     before = json.dumps(whole)
@@ -149,12 +168,12 @@ def test_claims_are_a_table() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("a", "b", 5), "row 0 has 3 entries; give one each for claim of the paper, what we"),
+        (("a", "b", 5), "row 0 is ('a', 'b', 5); give one entry each for claim of the paper, what"),
         (("a", " ", 5, "c"), "row 0, what we saw here: '' does not fit into a table"),
         (("a", "x | y", 5, "c"), "write one line without '|'"),
         (("a", "x", 5, "c\nd"), "row 0, where it did not hold: "),
     ],
 )
 def test_claims_that_do_not_fit(row: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(WskitError, match=re.escape(message)):
         course.claims(row)

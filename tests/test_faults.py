@@ -24,7 +24,7 @@ from wskit import errors
 TABLE = Path(__file__).with_name("fault_table.tsv")
 MODULES = (
     "spectra", "fits", "geometry", "averaging", "zoo", "features", "landscape", "soups",
-    "predictors", "checkpoints", "data", "report",
+    "predictors", "checkpoints", "data", "report", "course",
 )  # fmt: skip
 
 # Public, and in no row.
@@ -36,12 +36,13 @@ EXCEPTIONS = {
         "landscape.HessianEigenvalue", "landscape.LossPath", "landscape.LossPlane",
         "landscape.Plane", "soups.Soup", "predictors.Evaluation", "checkpoints.Checkpoint",
         "data.Dataset", "data.Resource", "report.Comparison", "report.Provenance",
-        "report.Report", "report.Specimen",
+        "report.Report", "report.Specimen", "course.Claims", "course.Copies",
     },
     "no functions: numbers and types for annotations": {
         "spectra.MAX_SIDE", "spectra.ConvRule", "spectra.Method", "spectra.QkvRule",
         "fits.FEW_EIGENVALUES", "geometry.Axis", "geometry.By", "geometry.Symmetries",
-        "features.Convention", "zoo.TrainingData",
+        "features.Convention", "zoo.TrainingData", "course.CLAIM_COLUMNS",
+        "course.NOT_FOR_STUDENTS", "course.TAGS",
     },
     "choices that are checked by the functions that take them": {
         "zoo.Compute", "landscape.Compute",
@@ -50,7 +51,13 @@ EXCEPTIONS = {
         "spectra.LazyWeights",
     },
     "takes a fit, which its type has checked": {"fits.caveats"},
-    "take nothing": {"data.cache_folder", "data.catalog", "data.manifest_folder"},
+    "take nothing": {
+        "data.cache_folder", "data.catalog", "data.manifest_folder", "course.notebooks_folder",
+        "course.tutorials",
+    },
+    "take texts and cells of a notebook that nbformat has read": {
+        "course.picture_text", "course.without_descriptions",
+    },
     "an estimator of scikit-learn, whose checks ask for its own errors; a subclass of ValueError "
     "is not enough for them": {"predictors.neural_network", "predictors.LogitLinearRegressor"},
 }  # fmt: skip

@@ -22,14 +22,31 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from wskit.errors import WskitError
+
+__all__ = [
+    "CLAIM_COLUMNS",
+    "NOT_FOR_STUDENTS",
+    "TAGS",
+    "Claims",
+    "Copies",
+    "claims",
+    "copy_notebooks",
+    "for_grading",
+    "for_students",
+    "grading_sources",
+    "notebooks_folder",
+    "picture_text",
+    "student_copies",
+    "tutorials",
+    "without_descriptions",
+]
 
 TAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -92,7 +109,7 @@ def claims(*rows: tuple[str | int, ...]) -> Claims:
 
     Raises
     ------
-    ValueError
+    WskitError
         If a row has not four entries, or one of them is empty or would break the table.
 
     Examples
@@ -100,15 +117,17 @@ def claims(*rows: tuple[str | int, ...]) -> Claims:
     >>> claims(("averages are better", "by 5.4 ± 0.5 points", 10, "with right labels"))
     averages are better; by 5.4 ± 0.5 points; 10; with right labels
     """
+    for number, entries in enumerate(rows):
+        if not isinstance(entries, tuple | list) or len(entries) != len(CLAIM_COLUMNS):
+            raise WskitError(
+                f"row {number} is {entries!r:.80}; give one entry each for "
+                f"{', '.join(CLAIM_COLUMNS)}"
+            )
     texts = tuple(tuple(str(entry).strip() for entry in row) for row in rows)
     for number, row in enumerate(texts):
-        if len(row) != len(CLAIM_COLUMNS):
-            raise ValueError(
-                f"row {number} has {len(row)} entries; give one each for {', '.join(CLAIM_COLUMNS)}"
-            )
         for column, text in zip(CLAIM_COLUMNS, row, strict=True):
             if not text or "|" in text or "\n" in text:
-                raise ValueError(
+                raise WskitError(
                     f"row {number}, {column}: {text!r} does not fit into a table; write one line "
                     "without '|'"
                 )
@@ -174,10 +193,11 @@ def copy_notebooks(
     Raises
     ------
     WskitError
-        If a file would have to be replaced, or the folder cannot be written.
+        If a file would have to be replaced, a tutorial cannot be read, or the folder cannot be
+        written; every file that is there is a whole one.
     """
-    contents = {path.name: path.read_bytes() for path in tutorials()}
-    return _write_copies(Path(destination), contents, changed)
+    contents = {path.name: _read(path) for path in tutorials()}
+    return _write_copies(destination, contents, changed)
 
 
 def student_copies(
@@ -196,28 +216,41 @@ def student_copies(
         As for `copy_notebooks`.
     """
     contents = {path.name: _changed(path, for_students) for path in tutorials()}
-    return _write_copies(Path(destination), contents, changed)
+    return _write_copies(destination, contents, changed)
 
 
-@contextmanager
-def _reading_cells() -> Iterator[None]:
-    """Say in one sentence that a notebook is none, or its exercises are not as they should be."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, SyntaxError, ValueError) as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+def _cells(notebook: object) -> list[dict[str, Any]]:
+    """Return a notebook's cells, if they are some."""
+    cells = notebook.get("cells") if isinstance(notebook, Mapping) else None
+    if not isinstance(cells, list):
         raise WskitError(
-            "expected a notebook's JSON (nbformat 4) whose exercises each have a check and a "
-            f"solution, but it cannot be read ({what:.200}); save it again, or mend its cells"
-        ) from error
+            f"expected a notebook's JSON (nbformat 4) with a list of cells, got {notebook!r:.80}; "
+            "save it again"
+        )
+    for number, cell in enumerate(cells):
+        if not _is_cell(cell):
+            raise WskitError(
+                f"cell {number} is {cell!r:.80}, expected its cell_type, its source and metadata "
+                "whose tags are a list (nbformat 4); save the notebook again"
+            )
+    return cells
 
 
-@_reading_cells()
+def _is_cell(cell: object) -> bool:
+    if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):
+        return False
+    source, tags = cell.get("source"), cell["metadata"].get("tags", [])
+    lines = [source] if isinstance(source, str) else source
+    if not isinstance(lines, list) or not isinstance(tags, list):
+        return False
+    return all(isinstance(text, str) for text in (cell.get("cell_type"), *lines, *tags))
+
+
 def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """Return a notebook (its JSON, nbformat 4) as students get it; the one given stays as it is."""
     cells = [
         cell | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
-        for cell in notebook["cells"]
+        for cell in _cells(notebook)
         if NOT_FOR_STUDENTS.isdisjoint(cell["metadata"].get("tags", []))
     ]
     return {**notebook, "cells": cells}
@@ -241,10 +274,9 @@ def grading_sources(
         As for `copy_notebooks`.
     """
     contents = {f"{path.stem}/{path.name}": _changed(path, for_grading) for path in tutorials()}
-    return _write_copies(Path(destination), contents, changed)
+    return _write_copies(destination, contents, changed)
 
 
-@_reading_cells()
 def for_grading(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """Return a notebook (its JSON, nbformat 4) as nbgrader's source of an assignment.
 
@@ -253,7 +285,7 @@ def for_grading(notebook: Mapping[str, Any]) -> dict[str, Any]:
     """
     solutions = {
         match[1]: _text(cell)
-        for cell in notebook["cells"]
+        for cell in _cells(notebook)
         if cell["cell_type"] == "code"
         and (match := re.match(r"# Solution (\d+\.\d+)", _text(cell)))
     }
@@ -264,6 +296,11 @@ def for_grading(notebook: Mapping[str, Any]) -> dict[str, Any]:
             stars = len(heading[1])
         if "exercise" in tags and (begin := re.match(r"# Exercise (\d+\.\d+)", _text(cell))):
             number = begin[1]
+            if number not in solutions:
+                raise WskitError(
+                    f"exercise {number} has no solution: add a code cell that begins "
+                    f"'# Solution {number}'"
+                )
             marked = _marked(_text(cell), solutions[number])
             cells.append(_graded(cell, f"exercise-{number}", marked, solution=True))
         elif "check" in tags:
@@ -286,6 +323,8 @@ def _marked(stub: str, solution: str) -> str:
     same = 0
     while same < min(len(rest), len(own)) and rest[same] == own[same]:
         same += 1
+    if same == len(own):
+        raise WskitError(f"expected a solution that is more than its stub {title!r:.80}: write it")
     indent = " " * (len(own[same]) - len(own[same].lstrip()))
     begin, end = f"{indent}### BEGIN SOLUTION", f"{indent}### END SOLUTION"
     return "\n".join([title, *own[:same], begin, *own[same:], end])
@@ -300,7 +339,10 @@ def _asserting(check: str) -> str:
 
 def _apart(code: str) -> tuple[str, str]:
     """Return a cell's code without the ``print(verdict)`` that ends it, and that verdict."""
-    last = ast.parse(code).body[-1]
+    try:
+        last = ast.parse(code).body[-1]
+    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
+        last = None  # no code, or none at all
     if not (
         isinstance(last, ast.Expr)
         and isinstance(last.value, ast.Call)
@@ -364,12 +406,35 @@ def without_descriptions(printed: str) -> str:
 
 def _changed(path: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> bytes:
     """Return what becomes of a stored notebook."""
-    notebook = change(json.loads(path.read_text(encoding="utf-8")))
-    return f"{json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)}\n".encode()
+    try:
+        notebook = change(json.loads(_read(path)))
+        return f"{json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)}\n".encode()
+    except WskitError as error:
+        raise WskitError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise WskitError(
+            f"{path}: expected a notebook's JSON (nbformat 4), but {error}; install wskit again"
+        ) from error
 
 
-def _write_copies(folder: Path, contents: Mapping[str, bytes], changed: str) -> Copies:
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WskitError(
+            f"{path}: the tutorial cannot be read, {error.strerror}; install wskit again"
+        ) from error
+
+
+def _write_copies(
+    destination: str | os.PathLike[str], contents: Mapping[str, bytes], changed: str
+) -> Copies:
     """Write every file that is not there yet; look at all of them before writing any."""
+    if changed not in ("refuse", "keep"):
+        raise WskitError(f"changed must be one of 'refuse', 'keep', got {changed!r}")
+    if not isinstance(destination, str | os.PathLike):
+        raise WskitError(f"expected a folder to copy the tutorials to, got {destination!r}")
+    folder = Path(destination)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = {name for name in contents if (folder / name).exists()}
@@ -381,15 +446,19 @@ def _write_copies(folder: Path, contents: Mapping[str, bytes], changed: str) -> 
             )
         written = sorted(contents.keys() - present)
         for name in written:
-            (folder / name).parent.mkdir(exist_ok=True)
             _write(folder / name, contents[name])
     except OSError as error:
-        raise WskitError(f"cannot write the tutorials to {folder}: {error}") from error
+        raise WskitError(
+            f"cannot write the tutorials to {folder}: {error.strerror}; free some space or choose "
+            "another folder"
+        ) from error
     return Copies(folder, tuple(folder / n for n in written), tuple(folder / n for n in kept))
 
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file beside its place, then move it there: never half a file under its name."""
+    is_new = not path.parent.exists()
+    path.parent.mkdir(exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -398,4 +467,6 @@ def _write(path: Path, content: bytes) -> None:
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        if is_new:
+            path.parent.rmdir()
         raise
