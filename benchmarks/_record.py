@@ -173,7 +173,10 @@ def _row(cells: Any) -> str:
 
 def command(name: str, arguments: Sequence[str]) -> str:
     """Return the command line of a run whose options are not the defaults, or nothing."""
-    said = " ".join(map(shlex.quote, arguments))
+    places = [
+        i for i, word in enumerate(arguments) if "--results" in arguments[max(0, i - 1) : i + 1]
+    ]
+    said = " ".join(shlex.quote(word) for i, word in enumerate(arguments) if i not in places)
     return f"`python benchmarks/{name}.py {said}`  " if said else ""
 
 

@@ -293,7 +293,14 @@ PARTS = {
     "distances": distances,
     "weightwatcher": weightwatcher,
 }
-BENCHMARK = Benchmark(__file__, TITLE, PARTS)
+WHY = {
+    "averages": "Of `average`, the loop over tensors waits for the GPU after each, to look for NaN "
+    "in it, and starts a kernel for each model and tensor; a stack of all models takes two for "
+    "each tensor, and their memory once more.",
+    "distances": "`torch.cdist` needs all models as one matrix on the GPU, which is not in its "
+    "time; ours reads state dicts, and copies them there block by block.",
+}
+BENCHMARK = Benchmark(__file__, TITLE, PARTS, WHY)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

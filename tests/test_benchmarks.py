@@ -194,7 +194,7 @@ def run_quick(tmp_path, *arguments):
 def test_cost_comes_through_quickly(tmp_path):
     text = run_quick(tmp_path, "--rows", "table", "many")
     assert re.findall(r"<!-- (\w+: \w+) -->", text) == ["cost: table", "cost: many"]
-    assert re.search(r"\| time \| \d\.\d\d ± \d\.\d\d \|", text)
+    assert re.search(r"\| time \| -?\d\.\d\d ± \d\.\d\d \|", text)
 
 
 @pytest.mark.slow
