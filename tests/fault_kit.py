@@ -114,8 +114,8 @@ STACKS: Faults = {
 
 VALUES: Faults = {
     "empty": lambda: np.empty(0),
-    "NaN": lambda: np.array([1.0, np.nan, *range(1, 60)]),
-    "inf": lambda: np.array([1.0, np.inf, *range(1, 60)]),
+    "NaN": lambda: np.array([1.0, np.nan, *range(1, 59)]),
+    "inf": lambda: np.array([1.0, np.inf, *range(1, 59)]),
     "wrong shape": lambda: np.ones((4, 15)),
     "wrong dtype": lambda: np.array(["a", "b"]),
     "complex": lambda: np.ones(60, dtype=complex),
@@ -200,7 +200,8 @@ def scalars(**values: object) -> dict[str, Callable[[], object]]:
 
 NUMBER: Faults = scalars(NaN=float("nan"), inf=float("inf"), wrong_dtype="x", huge=1e300)
 
-_NUMBER = re.compile(r"-?\d+\.\d*(e[+-]?\d+)?|-?\d+e[+-]?\d+")
+# Decimals, but not the digits of names: '2.weight', 'layer3.0.conv1'.
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(\.\d+(e[+-]?\d+)?|e[+-]?\d+)(?!\w|\.\w)")
 
 
 @contextmanager
