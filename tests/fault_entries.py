@@ -19,6 +19,7 @@ from fault_kit import (
     module,
     net,
     scalars,
+    within,
 )
 
 from wskit import (
@@ -102,6 +103,8 @@ ZOO_FAULTS = {
     "no table": lambda: {"epochs": [1.0]},
     "one element": lambda: table().iloc[:1],
 }
+TRANSFORMER = torch.nn.TransformerEncoderLayer(4, nhead=2, dim_feedforward=6)
+TRANSFORMERS = within(TRANSFORMER.state_dict, "linear2.weight")
 ARCHITECTURES = {
     "wrong shape": lambda: zoo.MLP((5, 3)),
     "wrong dtype": lambda: "MLP",
@@ -349,7 +352,8 @@ ENTRIES = {
     ),
     "geometry.resnet_symmetries": Entry(WEIGHTS, geometry.resnet_symmetries),
     "geometry.transformer_symmetries": Entry(
-        WEIGHTS, lambda w: geometry.transformer_symmetries(w, n_heads=2)
+        {**TRANSFORMERS, "another network": net},
+        lambda w: geometry.transformer_symmetries(w, n_heads=2)["linear2.weight"],
     ),
     # --- averaging
     "averaging.average": Entry(MODELS, averaging.average),

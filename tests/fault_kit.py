@@ -62,18 +62,20 @@ def module() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
 
 
-def _in_net(make: Callable[[], object]) -> Callable[[], object]:
-    return lambda: net() | {"2.weight": make()}
+def within(weights: Callable[[], Mapping[str, Tensor]], name: str) -> Faults:
+    """In place of weights of any architecture: the matrix of this name is a bad one."""
+    bad = matrices(*weights()[name].shape)
+    return {
+        **{fault: (lambda make=make: {**weights(), name: make()}) for fault, make in bad.items()},
+        "no tensors": dict,
+        "no mapping": lambda: list(weights().values()),
+    }
 
 
 MATRIX: Faults = matrices(8, 4)
 """In place of a matrix."""
 
-WEIGHTS: Faults = {
-    **{name: _in_net(make) for name, make in matrices(3, 6).items()},
-    "no tensors": dict,
-    "no mapping": lambda: list(net().values()),
-}
+WEIGHTS: Faults = within(net, "2.weight")
 """In place of weights: the tensor '2.weight' is a bad one."""
 
 OTHER_WEIGHTS: Faults = {
