@@ -233,3 +233,15 @@ def test_no_weights_give_an_empty_table_with_its_columns():
 def test_progress_counts_layers(capsys):
     spectral_table(WEIGHTS, progress=True)
     assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("convention", ["wskit", "weightwatcher"])
+def test_the_reasons_have_one_dtype(convention):
+    whole, failed, none = (
+        spectral_table({"a": W}, convention=convention)
+        for W in (randn(60, 50), torch.full((3, 3), torch.nan), torch.zeros(3))
+    )
+    assert whole["reason"].tolist() == [""]
+    assert failed["reason"][0]
+    assert len(none) == 0
+    assert whole["reason"].dtype == failed["reason"].dtype == none["reason"].dtype

@@ -1,4 +1,6 @@
 import math
+import weakref
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,9 @@ from wskit.features import (
     correlation_penalty,
     correlation_table,
     pac_bayes_measure,
+    spectral_features,
     weight_correlation,
+    weight_statistics,
 )
 
 
@@ -134,6 +138,116 @@ def test_the_table_has_a_row_a_layer():
     np.testing.assert_allclose(table["correlation"], expected, rtol=1e-12)
     np.testing.assert_allclose(table["chance"], [correlation_chance(d) for d in table["d"]])
     np.testing.assert_allclose(table["excess"], table["correlation"] - table["chance"])
+
+
+def test_the_table_says_why_there_is_no_correlation():
+    weights = {
+        "nan.weight": randn(3, 4).index_fill(0, torch.tensor([1]), torch.nan),
+        "inf.weight": randn(3, 4).index_fill(1, torch.tensor([0]), torch.inf),
+        "one.weight": randn(3, 4) * torch.tensor([[1.0], [0.0], [0.0]]),
+        "zero.weight": torch.zeros(4, 2),
+        "apart.weight": torch.eye(3)[:, :, None, None] * torch.ones(2, 2),
+        "constant.weight": torch.ones(3, 4),
+        "many.weight": randn(6, 4),
+    }
+    table = correlation_table(weights, most_neurons=5).set_index("name")
+    undefined = ["correlation", "excess"]
+    assert (table[undefined].isna().all(axis=1) == (table["reason"] != "")).all()
+    assert table["reason"].to_dict() == {
+        "nan.weight": "tensor 'nan.weight' holds NaN or inf; the model diverged.",
+        "inf.weight": "tensor 'inf.weight' holds NaN or inf; the model diverged.",
+        "one.weight": "1 of 3 neurons have weights that are not zero, and two are needed",
+        "zero.weight": "0 of 4 neurons have weights that are not zero, and two are needed",
+        "apart.weight": "no input channel is read by two neurons, which could be compared",
+        "constant.weight": "",
+        "many.weight": "6 neurons are over 5: too many pairs to compare",
+    }
+    assert table["n_dead"].tolist() == [0, 0, 2, 4, 0, 0, pd.NA]
+    assert table.drop(columns=[*undefined, "n_dead"]).notna().all(axis=None)
+    whole = correlation_table({"fc.weight": randn(3, 4)})
+    assert (whole.dtypes == table.reset_index().dtypes).all(), "whether or not one has failed"
+
+
+def test_the_table_of_some_layers():
+    names = ["fc.weight", "conv.weight"]
+    table = correlation_table(MODEL, names=names)
+    assert table["name"].tolist() == names
+    whole = correlation_table(MODEL).set_index("name").loc[names].reset_index()
+    pd.testing.assert_frame_equal(table, whole)
+    empty = correlation_table({"bias": torch.zeros(3)}, names=[])
+    assert len(empty) == 0
+    assert (empty.columns == whole.columns).all()
+    with pytest.raises(ZooError, match=r"'conv\.bias' is no dense layer and no convolution"):
+        correlation_table(MODEL, names=["conv.bias"])
+
+
+class Counted(Mapping):
+    """Weights that are made when they are asked for, and counted while they are alive."""
+
+    def __init__(self, shapes, *, header):
+        self.shapes, self.alive, self.most = shapes, 0, 0
+        if header:
+            self.shape, self.dtype = shapes.get, lambda name: torch.float64
+
+    def __getitem__(self, name):
+        buffer = np.random.default_rng(len(name)).normal(size=self.shapes[name])
+        weakref.finalize(buffer, self.forget)  # lives as long as the tensor's memory
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        return torch.from_numpy(buffer)
+
+    def forget(self):
+        self.alive -= 1
+
+    def __iter__(self):
+        return iter(self.shapes)
+
+    def __len__(self):
+        return len(self.shapes)
+
+
+ONE_AT_A_TIME = [correlation_table, correlation_features, correlation_penalty]
+ONE_AT_A_TIME += [weight_statistics, spectral_features]
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("call", ONE_AT_A_TIME)
+def test_one_tensor_is_alive_at_a_time(call, header, without_type_checks):
+    shapes = {f"{'l' * i}.weight": (3, 4, 5 + i) for i in range(6)} | {"bias": (3,)}
+    counted = Counted(shapes, header=header)
+    table = call(counted)
+    assert len(table) if isinstance(table, pd.DataFrame) else table > 0
+    assert (counted.most, counted.alive) == (1, 0)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_the_measure_holds_a_tensor_of_each_end_of_training(header, without_type_checks):
+    shapes = {f"{'l' * i}.weight": (3, 4, 5 + i) for i in range(6)}
+    trained, initial = (Counted(shapes, header=header) for _ in range(2))
+    assert pac_bayes_measure(trained, initial)["distance"].eq(0).all()
+    assert (trained.most, initial.most) == (1, 1)
+
+
+def test_a_row_of_nan_has_a_reason():
+    weights = {"a.weight": randn(5, 3, 4), "b.weight": randn(5, 3, 4)}
+    weights["b.weight"][1, 0, 0] = torch.nan
+    weights["a.weight"][3, 1:] = 0
+    failures = {}
+    table = correlation_features(weights, failures=failures)
+    assert table.isna().any(axis=1).tolist() == [False, True, False, True, False]
+    pd.testing.assert_frame_equal(table, correlation_features(weights))
+    assert failures == {
+        1: "tensor 'b.weight' holds NaN or inf; the model diverged.",
+        3: "correlation of 'a.weight' is not defined: there are no two neurons to compare, whose "
+        "weights are not all zero.",
+    }
+    initial = {name: W.clone() for name, W in weights.items()}
+    weights["b.weight"][1] = 0
+    initial["a.weight"][4] = torch.inf
+    found = {}
+    measure = pac_bayes_measure(weights, initial, failures=found)
+    assert measure.isna().any(axis=1).to_numpy().nonzero()[0].tolist() == [1, 4] == list(found)
+    assert "'a.weight' holds NaN or inf" in found[4]
 
 
 def test_the_features_are_the_table_of_each_model():

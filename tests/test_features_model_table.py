@@ -129,12 +129,21 @@ def test_other_parameters_are_another_function(paths, tmp_path):
         assert (table["sum"] == anchor.sum()).all()
 
 
+def test_the_reasons_have_one_dtype(paths, tmp_path):
+    missing = tmp_path / "none.safetensors"
+    tables = [model_table(table_kit.norm, x) for x in (paths[:2], [paths[0], missing], [missing])]
+    tables.append(model_table(lambda path: pd.DataFrame(), paths[:1]))
+    assert [len(table) for table in tables] == [2, 2, 1, 0]
+    assert len({table["reason"].dtype for table in tables}) == 1
+
+
 def test_a_failure_is_tried_again(tmp_path):
     path = tmp_path / "late.safetensors"
     assert model_table(table_kit.norm, [path], store=tmp_path / "rows").reason[0] is not None
     save_weights({"w": torch.ones(4)}, path)
     table = model_table(table_kit.norm, [path], store=tmp_path / "rows")
-    assert (table.norm[0], table.reason[0]) == (2.0, None)
+    assert table.norm[0] == 2.0
+    assert table.reason.isna().all()
 
 
 def test_a_killed_run_goes_on(paths, tmp_path):

@@ -46,7 +46,7 @@ def on(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_statistics_are_numpys(dtype, device, monkeypatch):
-    monkeypatch.setattr("wskit.features._statistics._BLOCK", 1000)  # several blocks
+    monkeypatch.setattr("wskit.features._stacks._BLOCK", 1000)  # several blocks
     weights = stack(dtype=dtype)
     table = weight_statistics(weights, device=on(device))
     assert table.shape == (7, 7 * len(SHAPES))
@@ -89,16 +89,22 @@ def test_a_diverged_model_has_a_row_of_nan(features, bad):
     clean = features(weights)
     weights["conv2.bias"][3, 1] = bad
     weights["conv2.weight"][5, 1, 2] = bad
-    table = features(weights)
+    failures = {}
+    table = features(weights, failures=failures)
     assert table.loc[[3, 5]].isna().all(axis=None)
+    assert failures == {
+        3: "tensor 'conv2.bias' holds NaN or inf; the model diverged.",
+        5: "tensor 'conv2.weight' holds NaN or inf; the model diverged.",
+    }
     rest = [0, 1, 2, 4, 6]
     pd.testing.assert_frame_equal(table.loc[rest], clean.loc[rest])
+    pd.testing.assert_frame_equal(table, features(weights))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("conv", ["unfold", "slices"])
 def test_spectral_features_are_those_of_the_table(conv, device, monkeypatch):
-    monkeypatch.setattr("wskit.features._statistics._BLOCK", 3000)
+    monkeypatch.setattr("wskit.features._stacks._BLOCK", 3000)
     weights = stack()
     weights["conv2.weight"][2, 1:] *= 0  # of rank one
     found = spectral_features(weights, conv=conv, device=on(device))
@@ -132,9 +138,27 @@ def test_spectral_features_are_invariant():
 def test_a_layer_of_zeros_has_no_spectral_features():
     weights = {"fc.weight": randn(2, 5, 4)}
     weights["fc.weight"][0] = 0
-    found = spectral_features(weights)
+    failures = {}
+    found = spectral_features(weights, failures=failures)
     assert found.loc[0].isna().all()
     assert found.loc[1].notna().all()
+    zero = "its weights are all zero, or too small or large for float64"
+    assert failures == {0: f"log_norm of 'fc.weight' is not defined: {zero}."}
+
+
+def test_two_eigenvalues_have_no_tail():
+    failures = {}
+    found = spectral_features({"fc.weight": randn(1, 5, 2)}, failures=failures)
+    assert found.columns[found.isna().loc[0]].tolist() == ["fc.weight.alpha_hill"]
+    assert failures[0].startswith("alpha_hill of 'fc.weight' is not defined: fewer than two")
+
+
+def test_outputs_of_nan_have_a_reason():
+    failures = {}
+    logits = randn(3, 4, 5)
+    logits[2, 0, 0] = torch.nan
+    assert output_statistics(logits, failures=failures).isna().any(axis=1).tolist()[2]
+    assert failures == {2: "tensor 'logits' holds NaN or inf; the model diverged."}
 
 
 def naive_outputs(z):
@@ -176,7 +200,7 @@ def naive_outputs(z):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_output_statistics_are_the_naive_ones(device, monkeypatch):
-    monkeypatch.setattr("wskit.features._statistics._BLOCK", 10_000)
+    monkeypatch.setattr("wskit.features._stacks._BLOCK", 10_000)
     z = 2 * randn(11, 20, 6) + randn(11, 1, 6, seed=1)
     table = output_statistics(z, device=on(device))
     expected = pd.DataFrame([naive_outputs(one) for one in z.double().numpy()])

@@ -346,7 +346,7 @@ for name in layers.name[layers.kind.isin(["matrix", "convolution"])]:
     drawn = neurons(weights[name])
     null = features.correlation_table({name: spectra.shuffled(drawn, seed=0)})
     rows.append(features.correlation_table({name: drawn}).assign(shuffled=null.excess))
-correlation = pd.concat(rows).drop(columns="n_dead")
+correlation = pd.concat(rows).drop(columns=["n_dead", "reason"])
 print(correlation.round(3).to_string(index=False, max_rows=40))
 
 # %% [markdown] tags=["slide"]

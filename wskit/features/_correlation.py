@@ -1,17 +1,26 @@
 """Weight correlation (Jin et al. 2020): how alike the neurons of a layer are."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from tqdm.auto import tqdm
 
-from wskit._checks import check_tensor, check_weights, number
+from wskit._checks import check_tensor, number
 from wskit.errors import ZooError
-from wskit.features._statistics import as_table, blocks, count_models, finite_models, layers_of
+from wskit.features._stacks import (
+    TEXT,
+    as_table,
+    blocks,
+    count_models,
+    diverged,
+    headers,
+    layers_of,
+)
 
 _BLOCK = 2**26  # bytes of cosines that are held at a time
 
@@ -147,26 +156,43 @@ def correlation_chance(d: int) -> float:
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
 
 
-def correlation_table(weights: Mapping[str, Tensor]) -> pd.DataFrame:
+def correlation_table(
+    weights: Mapping[str, Tensor],
+    *,
+    names: Iterable[str] | None = None,
+    most_neurons: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
     """Weight correlation of every layer of one model: a row a layer.
 
     Parameters
     ----------
     weights : mapping of str to Tensor
-        Of one model. Tensors are dense layers or convolutions by the rules of
-        `wskit.spectra.inventory`; all others have no row.
+        Of one model, read one tensor at a time. Tensors are dense layers or convolutions by the
+        rules of `wskit.spectra.inventory`; all others have no row.
+    names : iterable of str, optional
+        Of dense layers and convolutions. None means all there are, and that there is one.
+    most_neurons : int, optional
+        Layers of more neurons are not read: all pairs are compared, which can take hours. None
+        means that there is no bound.
+    device : torch.device or str, optional
+        Where to compute. None means where each tensor is.
+    progress : bool, default False
+        Show a progress bar.
 
     Returns
     -------
     DataFrame
         ``name``; ``n_neurons``, ``n_dead`` (neurons whose weights are all zero); ``d``, the
         entries of the vectors that are compared; ``correlation`` (`weight_correlation`, in
-        float64); ``chance`` (`correlation_chance` of d); ``excess``, the difference of the two.
+        float64); ``chance`` (`correlation_chance` of d); ``excess``, the difference of the two;
+        ``reason``, why there is no correlation, or "".
 
     Raises
     ------
     ZooError
-        If no tensor is a dense layer or a convolution.
+        If no tensor is a dense layer or a convolution, or one of `names` is none.
 
     Examples
     --------
@@ -175,19 +201,50 @@ def correlation_table(weights: Mapping[str, Tensor]) -> pd.DataFrame:
             name  n_neurons  correlation  chance
     0  fc.weight          3          0.0     0.5
     """
-    check_weights(weights, ZooError)
+    known = {name: empty[None] for name, empty in headers(weights).items()}
+    wanted = None if names is None else list(names)
+    shapes = {} if wanted == [] else _layers(known)
+    chosen = list(shapes) if wanted is None else wanted
+    for name in chosen:
+        if name not in shapes:
+            raise ZooError(f"{name!r} is no dense layer and no convolution; see `inventory`.")
     rows = []
-    for name, stack in _layers({name: W[None] for name, W in weights.items()}):
-        W, d = stack[0].detach(), _dimension(stack)
-        rho, chance = weight_correlation(W.double()).item(), correlation_chance(d)
-        n_dead = int((W.flatten(1) == 0).all(dim=1).sum())
-        rows.append((name, len(W), n_dead, d, rho, chance, rho - chance))
-    columns = ["name", "n_neurons", "n_dead", "d", "correlation", "chance", "excess"]
-    return pd.DataFrame(rows, columns=columns)
+    for name in tqdm(chosen, disable=not progress, unit="layer"):
+        shape = shapes[name][1:]
+        d, n = _dimension(shapes[name]), shape[0]
+        row = {"name": name, "n_neurons": n, "d": d, "chance": correlation_chance(d)}
+        if most_neurons is not None and n > most_neurons:
+            row["reason"] = f"{n} neurons are over {most_neurons}: too many pairs to compare"
+        else:
+            row |= _compared(name, weights[name].detach().reshape(shape), device)
+            row["excess"] = row["correlation"] - row["chance"]
+        rows.append(row)
+    columns = ["name", "n_neurons", "n_dead", "d", "correlation", "chance", "excess", "reason"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype({"n_dead": "Int64", "reason": TEXT})
+
+
+def _compared(
+    name: str, W: Float[Tensor, "O I ..."], device: torch.device | str | None
+) -> dict[str, object]:
+    W = W.to(device or W.device)
+    n, n_dead = len(W), int((W.flatten(1) == 0).all(dim=1).sum())
+    rho = weight_correlation(W.double()).item()
+    reason = ""
+    if not W.isfinite().all():
+        rho, reason = math.nan, f"tensor {name!r} holds NaN or inf; the model diverged."
+    elif math.isnan(rho):
+        reason = f"{n - n_dead} of {n} neurons have weights that are not zero, and two are needed"
+        if n - n_dead > 1:
+            reason = "no input channel is read by two neurons, which could be compared"
+    return {"n_dead": n_dead, "correlation": rho, "reason": reason}
 
 
 def correlation_features(
-    weights: Mapping[str, Tensor], *, device: torch.device | str | None = None
+    weights: Mapping[str, Tensor],
+    *,
+    device: torch.device | str | None = None,
+    failures: dict[int, str] | None = None,
 ) -> pd.DataFrame:
     """Weight correlation of every layer of every model: a row a model.
 
@@ -197,13 +254,15 @@ def correlation_features(
         A zoo's stacked weights, read by blocks of models.
     device : torch.device or str, optional
         Where to compute. None means where each tensor is.
+    failures : dict, optional
+        Where given, a model with NaN in its row adds its number and the reason to it.
 
     Returns
     -------
     DataFrame
         For a tensor ``conv1.weight`` the columns ``conv1.weight.correlation``, as in
         `correlation_table`, and ``conv1.weight.excess`` over chance. A model whose weights hold
-        NaN or inf has NaN in all columns.
+        NaN or inf has NaN in all columns; where there are no two neurons to compare, it is NaN.
 
     Raises
     ------
@@ -215,15 +274,22 @@ def correlation_features(
     >>> correlation_features({"fc.weight": torch.eye(2)[None]}).round(3).T[0].to_dict()
     {'fc.weight.correlation': 0.0, 'fc.weight.excess': -0.637}
     """
+    known = headers(weights)
+    count_models(known)
     columns: dict[str, Tensor] = {}
-    for name, stack in _layers(weights):
-        rho = _correlations(stack, device)
+    for name, shape in _layers(known).items():
+        rho = _correlations(weights[name].reshape(shape), device)
         columns[f"{name}.correlation"] = rho
-        columns[f"{name}.excess"] = rho - correlation_chance(_dimension(stack))
-    return as_table(columns, finite_models(weights))
+        columns[f"{name}.excess"] = rho - correlation_chance(_dimension(shape))
+    return as_table(columns, diverged(weights), failures)
 
 
-def pac_bayes_measure(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> pd.DataFrame:
+def pac_bayes_measure(
+    weights: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    *,
+    failures: dict[int, str] | None = None,
+) -> pd.DataFrame:
     r"""PAC-Bayes measure with weight correlation, of every model: a row a model.
 
     A posterior whose neurons correlate by :math:`\rho` adds to the squared distance from the
@@ -241,6 +307,8 @@ def pac_bayes_measure(weights: Mapping[str, Tensor], initial: Mapping[str, Tenso
     ----------
     weights, initial : mapping of str to Tensor of shape (models, ...)
         Stacked weights after and before training. The distance is over all floating tensors.
+    failures : dict, optional
+        Where given, a model with NaN in its row adds its number and the reason to it.
 
     Returns
     -------
@@ -262,33 +330,29 @@ def pac_bayes_measure(weights: Mapping[str, Tensor], initial: Mapping[str, Tenso
     >>> pac_bayes_measure({"fc.weight": W}, {"fc.weight": 0 * W}).round(4).iloc[0].tolist()
     [1.0, 0.5754, 1.5754]
     """
-    layers = list(_layers(weights))
-    for name in {**weights, **initial}:
-        shapes = [tuple(m[name].shape) if name in m else None for m in (weights, initial)]
+    known, before = headers(weights), headers(initial)
+    count_models(known)
+    layers = _layers(known)
+    for name in {**known, **before}:
+        shapes = [tuple(m[name].shape) if name in m else None for m in (known, before)]
         if shapes[0] != shapes[1]:
             raise ZooError(
                 f"weights after and before training are needed, and tensor {name!r} has the "
-                f"shapes {shapes[0]} and {shapes[1]}."
+                f"shapes {shapes[0]} and {shapes[1]}"
+                f"{', where None is no floating tensor' if None in shapes else ''}."
             )
-    moved = [
-        torch.cat(
-            [
-                _squared(new, old)
-                for new, old in zip(blocks(stack), blocks(initial[name]), strict=True)
-            ]
-        )
-        for name, stack in weights.items()
-        if stack.is_floating_point()
-    ]
+    distance = (
+        torch.stack([_squared(weights[name], initial[name]) for name in known]).sum(dim=0) / 2
+    )
     terms = []
-    for _, stack in layers:
-        rho = _correlations(stack, None).clamp(max=1.0)
-        n_out, n_in = stack.shape[1], math.prod(stack.shape[2:])
+    for name, shape in layers.items():
+        rho = _correlations(weights[name].reshape(shape), None).clamp(max=1.0)
+        n_out, n_in = shape[1], math.prod(shape[2:])
         spread = (n_out - 1) * torch.log1p(-rho) + torch.log1p((n_out - 1) * rho)
         terms.append(-n_in * spread)
-    distance, term = torch.stack(moved).sum(dim=0) / 2, torch.stack(terms).nanmean(dim=0)
+    term = torch.stack(terms).nanmean(dim=0)
     columns = {"distance": distance, "correlation_term": term, "measure": distance + term}
-    return as_table(columns, finite_models(weights) & finite_models(initial))
+    return as_table(columns, {**diverged(initial), **diverged(weights)}, failures)
 
 
 def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
@@ -322,10 +386,10 @@ def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
     >>> round(penalty.item(), 3), W.grad[0].tolist()
     (0.6, [0.0, 0.800000011920929])
     """
-    check_weights(weights, ZooError)
+    shapes = _layers({name: empty[None] for name, empty in headers(weights).items()})
     terms = []
-    for _, stack in _layers({name: W[None] for name, W in weights.items()}):
-        rho = weight_correlation(stack[0])
+    for name, shape in shapes.items():
+        rho = weight_correlation(weights[name].reshape(shape[1:]))
         terms.append(torch.where(rho.isnan(), 0.0, rho))
     return torch.stack(terms).sum()
 
@@ -337,28 +401,34 @@ def _correlations(
     return torch.cat(parts).cpu()
 
 
-def _squared(new: Tensor, old: Tensor) -> Float[Tensor, " models"]:
-    moved = new.double() - old.to(new.device).double()
-    return moved.square().reshape(len(moved), -1).sum(dim=1).cpu()
+def _squared(
+    new: Float[Tensor, "models ..."], old: Float[Tensor, "models ..."]
+) -> Float[Tensor, " models"]:
+    parts = []
+    for after, before in zip(blocks(new), blocks(old), strict=True):
+        moved = after.double() - before.to(after.device).double()
+        parts.append(moved.square().reshape(len(moved), -1).sum(dim=1).cpu())
+    return torch.cat(parts)
 
 
-def _layers(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Float[Tensor, "models O I ..."]]]:
-    """Yield the name of each dense layer and convolution, and its weights."""
-    count_models(weights)
+def _layers(known: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the name of each dense layer and convolution, and (models, O, I, *kernel)."""
     kinds = {
         name: kind
-        for name, kind in layers_of(weights, "unfold").items()
+        for name, kind in layers_of(known, "unfold").items()
         if kind in ("matrix", "convolution")
     }
     if not kinds:
         raise ZooError("a dense layer or a convolution is needed, and there is none.")
-    for name, kind in kinds.items():
-        W = weights[name]
-        # Axes of one in front of a matrix are ignored, as `inventory` does.
-        yield name, W.reshape(len(W), *W.shape[-2:]) if kind == "matrix" else W
+    shapes = {name: tuple(known[name].shape) for name in kinds}
+    # Axes of one in front of a matrix are ignored, as `inventory` does.
+    return {
+        name: (shape[0], *shape[-2:]) if kinds[name] == "matrix" else shape
+        for name, shape in shapes.items()
+    }
 
 
-def _dimension(stack: Float[Tensor, "models O I ..."]) -> int:
-    """Return how many entries the vectors have that are compared."""
-    places = math.prod(stack.shape[3:])
-    return places if places > 1 else stack.shape[2]
+def _dimension(shape: tuple[int, ...]) -> int:
+    """Return how many entries the vectors have that are compared, of (models, O, I, *kernel)."""
+    places = math.prod(shape[3:])
+    return places if places > 1 else shape[2]

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from wskit._checks import calling
 from wskit._parallel import results
 from wskit.errors import FeatureError
+from wskit.features._stacks import TEXT
 
 Row = Mapping[str, object]
 Function = Callable[[str], Row | pd.Series | pd.DataFrame]
@@ -64,8 +65,8 @@ def model_table(
     Returns
     -------
     DataFrame
-        In the order of `sources`: `source`, `reason` (None, or the error of a checkpoint that
-        failed, which has nothing else in its row and is tried again the next time), and the
+        In the order of `sources`: `source`, `reason` (missing, or the error of a checkpoint
+        that failed, which has nothing else in its row and is tried again the next time), and the
         columns of `func`.
 
     Raises
@@ -293,4 +294,5 @@ def _assemble(paths: list[str], rows: list[list[Row]]) -> pd.DataFrame:
         for path, found in zip(paths, rows, strict=True)
         for row in found
     ]
-    return pd.DataFrame(whole, columns=None if whole else list(_OWN))
+    table = pd.DataFrame(whole, columns=None if whole else list(_OWN))
+    return table.astype({"reason": TEXT})

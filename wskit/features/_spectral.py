@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wskit.errors import SpectrumError, ZooError
 from wskit.features import _weightwatcher
+from wskit.features._stacks import TEXT
 from wskit.fits import PowerLawFit, alpha_interval, caveats, fit_laws
 from wskit.spectra import ConvRule, QkvRule, Spectrum, inventory, shuffled_weights, spectra
 
@@ -148,7 +149,7 @@ def spectral_table(
         rows.append(row)
     columns = {key: [row.get(key, np.nan) for row in rows] for key in _COLUMNS}
     counts = {key: pd.array(columns[key], dtype="Int64") for key in _COUNTS}
-    return pd.DataFrame(columns | counts)
+    return pd.DataFrame(columns | counts).astype({"reason": TEXT})
 
 
 def summary(table: pd.DataFrame) -> pd.Series:

@@ -1,29 +1,30 @@
 """A row a model: what the weights of a zoo, or its outputs, look like."""
 
-import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 
-from wskit._checks import check_tensor, check_weights
+from wskit._checks import check_tensor
 from wskit.errors import ZooError
-from wskit.spectra import inventory, matrices
+from wskit.features._stacks import as_table, blocks, count_models, diverged, headers, layers_of
+from wskit.spectra import matrices
 
 QUANTILES = (0, 25, 50, 75, 100)  # per cent
 
-_BLOCK = 2**25  # bytes of float64 that are computed at a time
 _RTOL = 1e-12  # of the largest eigenvalue: what is below is the solver's noise, as in `fits`
 
 
 def weight_statistics(
-    weights: Mapping[str, Tensor], *, device: torch.device | str | None = None
+    weights: Mapping[str, Tensor],
+    *,
+    device: torch.device | str | None = None,
+    failures: dict[int, str] | None = None,
 ) -> pd.DataFrame:
     """Mean, variance and five quantiles of every tensor: seven columns a tensor.
 
@@ -37,6 +38,8 @@ def weight_statistics(
         out. Read by blocks of models, so that a memory-mapped zoo is never held whole.
     device : torch.device or str, optional
         Where to compute. None means where each tensor is.
+    failures : dict, optional
+        Where given, a model with NaN in its row adds its number and the reason to it.
 
     Returns
     -------
@@ -57,14 +60,15 @@ def weight_statistics(
     {'fc.bias.mean': 2.0, 'fc.bias.variance': 3.5, 'fc.bias.q0': 0.0, 'fc.bias.q25': 0.75, \
 'fc.bias.q50': 1.5, 'fc.bias.q75': 2.75, 'fc.bias.q100': 5.0}
     """
-    count_models(weights)
+    known = headers(weights)
+    count_models(known)
     labels = ("mean", "variance", *(f"q{q}" for q in QUANTILES))
     columns: dict[str, Tensor] = {}
-    for name, stack in floating(weights).items():
-        parts = [_moments_and_quantiles(part) for part in blocks(stack, device)]
+    for name in known:
+        parts = [_moments_and_quantiles(part) for part in blocks(weights[name], device)]
         table = torch.cat(parts)
         columns |= {f"{name}.{label}": table[:, i] for i, label in enumerate(labels)}
-    return as_table(columns, finite_models(weights))
+    return as_table(columns, diverged(weights), failures)
 
 
 def _moments_and_quantiles(stack: Tensor) -> Float[Tensor, "models 7"]:
@@ -89,6 +93,7 @@ def spectral_features(
     *,
     conv: Literal["unfold", "slices"] = "unfold",
     device: torch.device | str | None = None,
+    failures: dict[int, str] | None = None,
 ) -> pd.DataFrame:
     r"""Norms, ranks and tails of the spectrum of every layer: five columns a layer.
 
@@ -120,6 +125,8 @@ def spectral_features(
         of a small network has its row.
     device : torch.device or str, optional
         Where to compute. None means where each tensor is.
+    failures : dict, optional
+        Where given, a model with NaN in its row adds its number and the reason to it.
 
     Returns
     -------
@@ -139,14 +146,15 @@ def spectral_features(
     >>> spectral_features(weights).round(3).T[0].tolist()
     [1.0, 0.954, 1.111, 0.469, nan]
     """
-    count_models(weights)
+    known = headers(weights)
+    count_models(known)
     columns: dict[str, Tensor] = {}
-    for name in layers_of(weights, conv):
+    for name in layers_of(known, conv):
         parts = [
             _spectral(_as_matrices(part, name, conv)) for part in blocks(weights[name], device)
         ]
         columns |= {f"{name}.{key}": torch.cat([p[key] for p in parts]) for key in parts[0]}
-    return as_table(columns, finite_models(weights))
+    return as_table(columns, diverged(weights), failures)
 
 
 def _as_matrices(stack: Tensor, name: str, conv: Any) -> Float[Tensor, "models n N M"]:
@@ -196,6 +204,7 @@ def output_statistics(
     logits: Float[Tensor, "models images classes"],
     *,
     device: torch.device | str | None = None,
+    failures: dict[int, str] | None = None,
 ) -> pd.DataFrame:
     r"""Sum up what networks answer to unlabelled images: 25 columns.
 
@@ -231,6 +240,8 @@ def output_statistics(
         models.
     device : torch.device or str, optional
         Where to compute. None means where the tensor is.
+    failures : dict, optional
+        Where given, a model with NaN in its row adds its number and the reason to it.
 
     Returns
     -------
@@ -260,7 +271,7 @@ def output_statistics(
         raise ZooError("there are no models: the outputs have no rows.")
     parts = [_outputs(part.double()) for part in blocks(logits, device)]
     columns = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return as_table(columns, finite_models({"logits": logits}))
+    return as_table(columns, diverged({"logits": logits}), failures)
 
 
 def _outputs(z: Float[Tensor, "models images classes"]) -> dict[str, Float[Tensor, " models"]]:
@@ -347,7 +358,7 @@ def canonical_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     >>> sorted_["hidden.bias"].tolist()[0], sorted_["out.weight"].tolist()[0]
     ([0.20000000298023224, 0.10000000149011612], [[8.0, 7.0]])
     """
-    count_models(weights)
+    count_models(headers(weights))
     chain = _chain(weights)
     result = {name: stack.detach().clone() for name, stack in weights.items()}
     for (matrix, vectors), (following, _) in pairwise(chain):
@@ -363,7 +374,7 @@ def canonical_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _chain(weights: Mapping[str, Tensor]) -> list[tuple[str, list[str]]]:
     """Find the layers: the name of each matrix, and of the vectors that go with its outputs."""
     groups: dict[str, list[str]] = {}
-    for name in floating(weights):
+    for name in headers(weights):
         groups.setdefault(name.rpartition(".")[0], []).append(name)
     chain: list[tuple[str, list[str]]] = []
     for prefix, names in groups.items():
@@ -400,81 +411,3 @@ def _take(stack: Tensor, order: Integer[Tensor, "models units"], axis: int) -> T
     shape = [1] * stack.ndim
     shape[0], shape[axis] = order.shape
     return torch.take_along_dim(stack, order.reshape(shape).to(stack.device), dim=axis)
-
-
-def floating(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that training moves: no counters."""
-    check_weights(weights, ZooError)
-    return {name: stack for name, stack in weights.items() if stack.is_floating_point()}
-
-
-def count_models(weights: Mapping[str, Tensor]) -> int:
-    """Return the length of the first axis, or say which tensor of the stack does not fit."""
-    stacks = floating(weights)
-    if not stacks:
-        raise ZooError("stacked weights (models, ...) are needed, and there is no floating tensor.")
-    first = next(iter(stacks))
-    for name, stack in stacks.items():
-        if stack.ndim == 0:
-            raise ZooError(
-                f"stacked weights have an entry a model, and {name!r} is a scalar; give "
-                "`zoo.weights`, or stack one model with `W[None]`."
-            )
-        if len(stack) != len(stacks[first]):
-            raise ZooError(
-                f"stacked weights have an entry a model, and {first!r} has {len(stacks[first])} "
-                f"where {name!r} has {len(stack)}; give `zoo.weights`, not those of one model."
-            )
-        if stack.numel() == 0:
-            raise ZooError(f"tensor {name!r} of shape {tuple(stack.shape)} holds no values.")
-    return len(stacks[first])
-
-
-def finite_models(weights: Mapping[str, Tensor]) -> Bool[Tensor, " models"]:
-    """Tell which models have neither NaN nor inf in any tensor, on the CPU."""
-    finite = [
-        torch.cat([part.isfinite().reshape(len(part), -1).all(dim=1) for part in blocks(stack)])
-        for stack in floating(weights).values()
-    ]
-    return torch.stack([mask.cpu() for mask in finite]).all(dim=0)
-
-
-def layers_of(weights: Mapping[str, Tensor], conv: Literal["unfold", "slices"]) -> dict[str, str]:
-    """Return the names and kinds of the tensors that hold a matrix for each model."""
-    kinds = {
-        name: _kind_of(name, tuple(stack.shape[1:]), stack.dtype, conv)
-        for name, stack in floating(weights).items()
-    }
-    found = {name: kind for name, kind in kinds.items() if kind}
-    if not found:
-        raise ZooError(
-            "a layer with a matrix is needed, and none of the tensors "
-            f"{', '.join(map(repr, kinds))} holds one; dense layers are stacked to "
-            "(models, O, I), convolutions to (models, O, I, *kernel)."
-        )
-    return found
-
-
-@functools.lru_cache  # a penalty asks for the same few layers at every step
-def _kind_of(name: str, shape: tuple[int, ...], dtype: torch.dtype, conv: Any) -> str:
-    """Return the kind of one model's tensor in the inventory; empty where it has no matrix.
-
-    Each tensor is asked for by itself: the factors of a low-rank pair are two layers here.
-    """
-    header = torch.empty(shape, dtype=dtype, device="meta")  # shapes are all that the rules read
-    row = inventory({name: header}, conv=conv).iloc[0]
-    return "" if row["reason"] else str(row["kind"])
-
-
-def as_table(columns: Mapping[str, Tensor], finite: Bool[Tensor, " models"]) -> pd.DataFrame:
-    """Make the table, with NaN in the rows of models that diverged."""
-    table = pd.DataFrame({key: x.detach().double().cpu().numpy() for key, x in columns.items()})
-    table.loc[~finite.numpy()] = np.nan
-    return table
-
-
-def blocks(stack: Tensor, device: torch.device | str | None = None) -> Iterator[Tensor]:
-    """Cut a stack into models that fit a block, each moved when it is used."""
-    per_model = 8 * stack.numel() // len(stack)
-    for part in stack.detach().split(max(1, _BLOCK // per_model)):
-        yield part.to(device or stack.device)

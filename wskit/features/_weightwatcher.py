@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from wskit.errors import FitError
+from wskit.features._stacks import TEXT
 from wskit.fits import fit_marchenko_pastur, fit_power_law
 from wskit.spectra import inventory, matrices
 
@@ -40,7 +41,7 @@ def table(
             else:
                 row["reason"] = f"tensor {name!r} holds NaN or inf; the model diverged."
         rows.append(row)
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"reason": TEXT})
 
 
 _COLUMNS = ["name", "longname", "N", "M", "Q", "rf", "num_evals"]

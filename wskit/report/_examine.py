@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from wskit import __version__
 from wskit.checkpoints import Checkpoint, hash_files, open_checkpoint
@@ -71,7 +70,15 @@ def examine(
     found = inventory(opened, conv=conv)
     own = Part(opened, [name for name in opened if name not in opened.ties])
     spectral = spectral_table(own, conv=conv, device=device, progress=progress)
-    correlation = _correlations(own, device, progress)
+    # As the definition has it, whatever the rule for the spectra is.
+    kinds = inventory(own, conv="unfold").set_index("name")["kind"]
+    correlation = correlation_table(
+        own,
+        names=kinds.index[kinds.isin(["matrix", "convolution"])],
+        most_neurons=MOST_NEURONS,
+        device=device,
+        progress=progress,
+    )
     remarked = remarks(spectral, correlation)
     provenance = _provenance(opened)
     comparison = None
@@ -110,31 +117,6 @@ def _opened(weights: Mapping[str, Tensor]) -> Checkpoint:
                 f"{opened.source}: expected names of Unicode letters, got {name!r}; rename it."
             ) from error
     return opened
-
-
-def _correlations(weights: Part, device: torch.device | str | None, progress: bool) -> pd.DataFrame:
-    """Compute the weight correlation of each layer, one tensor at a time."""
-    # As the definition has it, whatever the rule for the spectra is.
-    table = inventory(weights, conv="unfold")
-    layers = table[table["kind"].isin(["matrix", "convolution"])]
-    rows = []
-    for name in tqdm(layers["name"], disable=not progress, unit="layer"):
-        shape = weights.shape(name)
-        n_neurons = shape[-2] if len(shape) < 3 else shape[0]
-        if n_neurons > MOST_NEURONS:
-            reason = f"{n_neurons} neurons are over {MOST_NEURONS}: too many pairs to compare"
-            rows.append(pd.DataFrame({"name": [name], "n_neurons": n_neurons, "reason": reason}))
-            continue
-        W = weights[name]
-        row = correlation_table({name: W if device is None else W.to(device)})
-        rows.append(row.assign(reason=""))
-        del W  # before the next is read
-    columns = ["name", "n_neurons", "n_dead", "d", "correlation", "chance", "excess", "reason"]
-    if not rows:
-        return pd.DataFrame(columns=columns)
-    joined = pd.concat(rows, ignore_index=True).reindex(columns=columns)
-    counts = {key: joined[key].astype("Int64") for key in ("n_neurons", "n_dead", "d")}
-    return joined.assign(**counts)
 
 
 def _provenance(weights: Checkpoint) -> Provenance:

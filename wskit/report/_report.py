@@ -108,7 +108,7 @@ class Report:
     spectral : DataFrame
         See `wskit.features.spectral_table`.
     correlation : DataFrame
-        See `wskit.features.correlation_table`; and reason, where a layer has none.
+        See `wskit.features.correlation_table`.
     specimens : tuple of Specimen
         The layers that are worth a picture.
     conv : str
