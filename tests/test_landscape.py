@@ -300,6 +300,26 @@ def test_a_region_by_groups():
     np.testing.assert_allclose(again.distance[inside | random], table.distance[inside | random])
 
 
+def test_a_point_that_diverges_has_a_reason():
+    def evaluate(stacked):
+        loss = stacked["a.weight"].square().sum(dim=(1, 2))
+        far = loss > loss.median()
+        return {
+            "loss": torch.where(far, torch.inf, loss),
+            "accuracy": loss.log().where(~far, torch.nan),
+        }
+
+    models = [model(i) for i in range(2)]
+    table = region_losses(evaluate, models, model(9), n_points=3, seed=0)
+    diverged = table["accuracy"].isna()
+    assert 0 < diverged.sum() < len(table)
+    assert (table["reason"][diverged] == "the evaluation gave NaN for accuracy").all()
+    assert (table["reason"][~diverged] == "").all()
+    whole = region_losses(quadratic, models, model(9), n_points=3, seed=0)
+    assert (whole["reason"] == "").all()
+    assert whole["reason"].dtype == table["reason"].dtype
+
+
 def test_regions_are_told_apart_from_nonsense():
     models = [model(i) for i in range(2)]
     with pytest.raises(LandscapeError, match="two models and a point, got 1 and 50"):

@@ -64,7 +64,8 @@ def region_losses(
     -------
     DataFrame
         A row a point: `group`, `alpha` (NaN but outside), `distance` from the base (Euclidean,
-        without running statistics), "loss" and the other measures.
+        without running statistics), "loss" and the other measures; `reason`, why one of these is
+        NaN, or "".
 
     Raises
     ------
@@ -110,6 +111,11 @@ def region_losses(
             yield from iterate_mixtures(evaluate, [anchors[0], *steps], c, chunk_size=size)
 
     table = collect(parts(), len(mixtures) + n_points, compute)
+    holes = table.isna()
+    table["reason"] = [
+        f"the evaluation gave NaN for {name}" if hole else ""
+        for name, hole in zip(holes.idxmax(axis=1), holes.any(axis=1), strict=True)
+    ]
     groups = np.repeat(["edge", "inside", "outside", "random"], [k, *[n_points] * 3])
     unknown = np.full(n_points, np.nan)
     each_alpha = np.concatenate([np.full(k, np.nan), unknown, alpha, unknown])
