@@ -124,6 +124,17 @@ def test_describe_covers_points_images_and_whole_figures():
     assert "  image: 3 × 3, values 0 to 1" in text
 
 
+def test_describe_reads_ticks_and_places_that_are_no_texts_and_no_numbers(ax):
+    ax.set_xticks([1, 2], labels=[1, 2])
+    ax.set_yticks([1, 2, 3], labels=[0.5, None, "third"])
+    text = plots.describe(ax)
+    assert "x ticks: 1, 2" in text
+    assert "y ticks: 0.5, , third" in text
+    named = Figure().subplots()
+    named.plot(["a", "b", "c"], [1.0, 2.0, 4.0])
+    assert "line: 3 points, x 0 to 2, y 1 to 4" in plots.describe(named)
+
+
 def test_describe_changes_with_the_picture(W, ax):
     plots.plot_esd(spectrum(W), ax=ax)
     other = plots.plot_esd(spectrum(1.01 * W), ax=Figure().subplots())

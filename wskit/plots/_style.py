@@ -170,7 +170,7 @@ def _describe_axes(ax: Axes) -> list[str]:
     ]
     lines = [f"{heading}: {', '.join(named)}"]
     for line in ax.get_lines():
-        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data(orig=False))
         lines.append(f"  line{_label(line)}: {x.size} points, x {_range(x)}, y {_range(y)}")
     for patch in ax.patches:
         if hasattr(patch, "get_data") and hasattr(patch.get_data(), "edges"):
@@ -198,7 +198,10 @@ def _describe_axes(ax: Axes) -> list[str]:
         locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
         # What `set_xticks(places, names)` leaves.
         if isinstance(locator, FixedLocator) and isinstance(formatter, FuncFormatter):
-            lines.append(f"  {letter} ticks: {', '.join(formatter.format_ticks(locator()))}")
+            names = [
+                "" if name is None else str(name) for name in formatter.format_ticks(locator())
+            ]
+            lines.append(f"  {letter} ticks: {', '.join(names)}")
     return lines
 
 
