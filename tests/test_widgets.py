@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import contextlib
 import html
 import random
 import re
@@ -79,6 +80,22 @@ def control(panel, description, kind=ipywidgets.Widget):
 def text(view):
     """What an HTML view says, without its tags."""
     return html.unescape(re.sub("<[^>]*>", " ", view.value))
+
+
+@contextlib.contextmanager
+def sent(widget):
+    """The messages to the page about a control's state."""
+    messages, send = [], widget.comm.send
+
+    def note(data=None, **options):
+        messages.append(data)
+        send(data, **options)
+
+    widget.comm.send = note
+    try:
+        yield messages
+    finally:
+        del widget.comm.send
 
 
 def number(panel, key):
@@ -617,6 +634,14 @@ def test_a_module_of_the_session_is_opened(site):
     scope = dict(models)
     exec(panel.code(), scope)
     assert scope["weights"].shape("weight") == (4, 5)
+    panel.close()
+
+
+def test_options_and_value_of_a_control_are_one_message(site):
+    panel = CheckpointPicker(modules={"first": nn.Linear(3, 2)})
+    with sent(panel._variable) as messages:
+        panel.origin = "session"
+    assert [set(m["state"]) for m in messages] == [{"_options_labels", "index"}]
     panel.close()
 
 

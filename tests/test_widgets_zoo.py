@@ -16,14 +16,14 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from test_widgets import HOSTILE, PNG, control, text
+from test_widgets import HOSTILE, PNG, control, sent, text
 
 from wskit import data, plots
 from wskit.errors import ZooError
 from wskit.features import weight_statistics
 from wskit.predictors import scores
 from wskit.widgets import ZooExplorer, _panel
-from wskit.zoo import MLP, Zoo, train_zoo
+from wskit.zoo import MLP, Zoo, concatenate, train_zoo
 
 NETWORK = MLP((64, 4, 10))
 LINEAR = make_pipeline(StandardScaler(), Ridge())
@@ -168,6 +168,23 @@ def test_another_column_takes_its_range_away(panel):
     panel.x = "epoch"
     assert (panel.x_range, panel.y_range) == (None, (-1.0, 1.0))
     assert [value for _, value in control(panel, "Select x").options] == [0.0, 1.0]
+
+
+def test_options_and_value_of_a_control_are_one_message(panel, zoo):
+    slider, chosen = control(panel, "Select x"), panel._list
+    with sent(slider) as messages:
+        panel.x = "learning_rate"
+    assert [set(m["state"]) for m in messages] == [{"_options_labels", "index"}]
+    with sent(slider) as messages:
+        panel.x_range = (1e-3, 1e-2)
+    assert [set(m["state"]) for m in messages] == [{"index"}]
+    with sent(chosen) as messages:
+        panel.x_range = None
+    assert len(messages) == 1
+    panel._adopt(concatenate([zoo, zoo]), pd.concat([panel.features] * 2).assign(new=0.5))
+    with sent(slider) as messages, sent(control(panel, "x")) as columns:
+        panel._offer()
+    assert (len(messages), len(columns)) == (0, 1)
 
 
 def test_long_ranges_are_cut_where_the_axis_has_equal_steps():

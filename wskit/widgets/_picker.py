@@ -241,9 +241,9 @@ class CheckpointPicker(Panel):
 
     def _offer_modules(self) -> None:
         names = list(self.modules())
-        self._variable.options = names
-        if names:
-            self._variable.value = self.variable if self.variable in names else names[0]
+        chosen = self.variable if self.variable in names else next(iter(names), None)
+        with self._variable.hold_sync():
+            self._variable.options, self._variable.value = names, chosen
 
     def _on_upload(self, change: Any) -> None:
         for file in change["new"]:

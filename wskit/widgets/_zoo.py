@@ -274,15 +274,20 @@ class ZooExplorer(Panel):
         self.add_class("wskit-zoo-explorer")
 
     def _offer(self) -> None:
-        """Put what this zoo's table has into the controls."""
+        """Put what this zoo's table has into the controls.
+
+        Options and value in one message: the page would answer new options with a value of its
+        own choice, which would be taken for the reader's.
+        """
         names = tables.places(self._table)
         offered = {"x": names, "y": names, "colour": tables.colours(self._table)}
         with self._moved_by_panel():
             for name, control in self._columns.items():
                 if list(control.options) != offered[name]:
                     chosen = getattr(self, name)
-                    control.options = offered[name]
-                    control.value = chosen
+                    with control.hold_sync():
+                        control.options = offered[name]
+                        control.value = chosen
         self._number.max = len(self.zoo) - 1
         self._stops = {axis: tables.stops(self._table[getattr(self, axis)]) for axis in ("x", "y")}
         self._move_sliders()
@@ -293,10 +298,11 @@ class ZooExplorer(Panel):
             for axis, slider in self._sliders.items():
                 values, limits = self._stops[axis], getattr(self, f"{axis}_range")
                 options = tuple((f"{value:.4g}", value) for value in values)
-                if tuple(slider.options) != options:
-                    slider.options = options
                 ends = (values[0], values[-1]) if limits is None else limits
-                slider.index = tuple(int(np.abs(np.subtract(values, v)).argmin()) for v in ends)
+                with slider.hold_sync():
+                    if tuple(slider.options) != options:
+                        slider.options = options
+                    slider.index = tuple(int(np.abs(np.subtract(values, v)).argmin()) for v in ends)
 
     @alone
     def _on_slider(self, axis: str, change: Any) -> None:
@@ -450,7 +456,7 @@ class ZooExplorer(Panel):
         self._numbers.value = view.model_table(row, self.model, predicted)
         self._scores.value = view.score_table(self.evaluation, n)
         heading, options = view.model_rows(self._table, np.flatnonzero(self.selection))
-        with self._moved_by_panel():
+        with self._moved_by_panel(), self._list.hold_sync():
             self._list.description = heading
             if self._list.options != tuple(options):
                 self._list.options = options
