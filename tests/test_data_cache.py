@@ -1,6 +1,7 @@
 """The cache of `wskit.data`: what is kept and recorded, mirrors, full disks, many processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import http_server
 import pytest
@@ -206,9 +208,21 @@ def test_a_mirror_that_cannot_be_written_is_said_so(folders: Path, server: Serve
 
 def test_a_disk_without_room_is_found_before_the_download(folders: Path, server: Server) -> None:
     net(folders, server, Reply(CONTENT, length=10**18), bytes=10**18)
-    with pytest.raises(DataError, match=r"needs 10+ bytes more.*make room, or set WSKIT_CACHE"):
+    expected = r"needs 10+ bytes more, but the disk of \S*/cache/nets/net\.bin has only \d+ free"
+    with pytest.raises(DataError, match=expected):
         data.fetch("net", **QUICK)
     assert cached(folders) == []
+
+
+def test_a_mirror_without_room_is_named(
+    folders: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net(folders, server, Reply(CONTENT))
+    data.fetch("net", **QUICK)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"disk of \S*/mirror/nets/net\.bin has only 1000 free"):
+        data.mirror(folders / "mirror", "net", progress=False)
+    assert list((folders / "mirror").iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

@@ -250,7 +250,7 @@ def _append(
     """Write the chunks from `offset` on; return how long the file is now."""
     total = resource.bytes if size is None else size
     arrived = offset
-    check_space(part.parent, (total or 0) - offset, resource)
+    check_space(manner.target or part, part.parent, (total or 0) - offset, resource)
     manner.progress(arrived, total)
     with disk_errors(manner.target or part, resource):
         file = part.open("ab" if offset else "wb")
@@ -267,13 +267,14 @@ def _append(
     return arrived
 
 
-def check_space(folder: Path, needed: int, resource: Resource) -> None:
+def check_space(target: Path, folder: Path, needed: int, resource: Resource) -> None:
     """Raise `DataError` if the disk of `folder` has no room for `needed` more bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{resource.name!r} needs {needed} bytes more, but the disk of {folder} has only "
-            f"{free} free: make room, or set WSKIT_CACHE to a folder on a larger disk"
+            f"{resource.name!r} needs {needed} bytes more, but the disk of {target} has only "
+            f"{free} free: make room, or choose a folder on a larger disk (for the cache: "
+            "WSKIT_CACHE)"
         )
 
 
