@@ -1,6 +1,8 @@
 """Opening: the same weights from every source, lazily, under the same names."""
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -448,6 +450,57 @@ def test_memory_of_what_is_not_mapped_is_free_after_use(tmp_path):
             return resident() - before
 
     assert grown(mapped=False) < 3 * 4 * n < 10 * 4 * n < grown(mapped=True)
+
+
+CUT_SHORT = """
+import os, sys
+from wskit.checkpoints import open_checkpoint
+from wskit.errors import CheckpointError
+
+path, mapped = sys.argv[1], sys.argv[2] == "mapped"
+with open_checkpoint(path, mapped=mapped) as weights:
+    print(weights.rows("w", 3, 4).sum().item())
+    os.truncate(path, 4096)
+    print(weights["n"].item())
+    try:
+        print(weights["w"].sum().item())
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="there is no such signal here")
+@pytest.mark.parametrize("how", ["mapped", "unmapped"])
+def test_a_torch_file_that_is_cut_short_while_it_is_open(tmp_path, how):
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.ones(2**10, 2**10), "n": torch.tensor(3)}, path)
+    command = [sys.executable, "-W", "ignore", "-c", CUT_SHORT, str(path), how]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if how == "mapped":
+        assert found.returncode == -signal.SIGBUS
+    else:
+        assert found.returncode == 0, found.stderr
+        rows, number, error = found.stdout.splitlines()
+        assert (rows, number) == ("1024.0", "3")
+        assert error.startswith(f"{path}, tensor 'w'")
+        assert "the file has become shorter" in error
+
+
+def test_tensors_of_torch_files_are_found_in_the_file(tmp_path):
+    """Views, ties, other strides and nothing at all, beside storages of an optimizer."""
+    base = torch.arange(20.0)
+    weights = {"view": base[5:11].reshape(2, 3), "tied": base[5:11].reshape(2, 3), "base": base}
+    weights |= {"turned": torch.arange(6.0).reshape(2, 3).T, "none": torch.empty(0, 3)}
+    weights |= {"half": torch.ones(7, 3).bfloat16(), "conj": torch.ones(2, 2) * (1 + 2j)}
+    weights["conj"] = weights["conj"].conj()
+    torch.save({"optimizer": [torch.ones(9)], "state_dict": weights}, tmp_path / "x.pt")
+    with open_checkpoint(tmp_path / "x.pt", mapped=False) as ckpt:
+        assert ckpt.ties == {"tied": "view"}
+        for name, tensor in weights.items():
+            assert torch.equal(ckpt[name], tensor)
+            assert torch.equal(ckpt.rows(name, 1, 2), tensor[1:2])
+        ckpt["view"].fill_(7.0)  # memory of its own
+        assert torch.equal(ckpt["view"], weights["view"])
 
 
 def resident() -> int:

@@ -91,8 +91,8 @@ class Checkpoint(Mapping[str, Tensor]):
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Return the rows ``start`` to ``stop`` of a tensor, as ``self[name][start:stop]``.
 
-        Of a ``.safetensors`` file only these rows are read, into memory of their own, so that a
-        tensor larger than the memory can be gone through.
+        Of a ``.safetensors`` or a zip ``.pt`` file only these rows are read, into memory of their
+        own, so that a tensor larger than the memory can be gone through.
         """
         self._require(name)
         entry = self._entries[name]

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,28 @@ class Contents:
     left_out: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
     views: bool = True
+
+
+def row_reader(
+    path: Path, start: int, dtype: torch.dtype, shape: Sequence[int]
+) -> Callable[[int, int], Tensor] | None:
+    """Return what reads rows that lie one after the other from `start`; None for a scalar."""
+    if not shape:
+        return None
+    row = shape[1:]
+    nbytes = math.prod(row) * dtype.itemsize
+
+    def read(first: int, last: int) -> Tensor:
+        if first == last or not nbytes:
+            return torch.empty(last - first, *row, dtype=dtype)
+        content = bytearray((last - first) * nbytes)
+        with path.open("rb") as file:
+            file.seek(start + first * nbytes)
+            if file.readinto(content) != len(content):
+                raise EOFError("the file has become shorter")
+        return torch.frombuffer(content, dtype=dtype).reshape(-1, *row)
+
+    return read
 
 
 @contextlib.contextmanager

@@ -47,9 +47,10 @@ def open_checkpoint(
         The most bytes that a source which cannot be mapped may hold: a file in torch's old
         format, or all arrays of an ``.npz`` together.
     mapped
-        Whether the tensors of ``.safetensors`` files are views of the mapped files. What was looked
-        at of a mapping counts as the process's memory until the file is closed; with False each
-        tensor is read, whole, into memory of its own, which is free again when nothing uses it.
+        Whether the tensors of files are views of the mapped files. What was looked at of a mapping
+        counts as the process's memory until the file is closed, and nobody may cut the file short;
+        with False each tensor is read, whole, into memory of its own, which is free again when
+        nothing uses it. Tensors that `torch.save` wrote with other strides stay mapped.
 
     Returns
     -------
@@ -98,14 +99,18 @@ def open_checkpoint(
 
 
 def _unmapped(contents: Contents) -> Contents:
-    entries = {
-        name: entry
-        if entry.read_rows is None
-        else replace(entry, read=partial(entry.read_rows, 0, entry.shape[0]))
-        for name, entry in contents.entries.items()
-    }
+    entries = {name: _read_whole(entry, contents.views) for name, entry in contents.entries.items()}
     views = all(entry.read_rows is None for entry in entries.values())
     return replace(contents, entries=entries, views=contents.views and views)
+
+
+def _read_whole(entry: Entry, views: bool) -> Entry:
+    if entry.read_rows is not None:
+        return replace(entry, read=partial(entry.read_rows, 0, entry.shape[0]))
+    if views and not entry.shape:
+        number = entry.read().clone()
+        return replace(entry, read=number.clone)
+    return entry
 
 
 def _strip(contents: Contents, prefixes: tuple[str, ...], where: str) -> Contents:

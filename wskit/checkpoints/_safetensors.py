@@ -1,7 +1,6 @@
 """Reading ``.safetensors``: the safetensors library maps the file and checks every offset."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from wskit.checkpoints._contents import Contents, Entry, refusing
+from wskit.checkpoints._contents import Contents, Entry, refusing, row_reader
 from wskit.errors import CheckpointError
 
 DTYPES = {
@@ -59,7 +58,7 @@ def read_safetensors(path: Path) -> Contents:
             DTYPES[info["dtype"]],
             _reader(file, name),
             name,
-            _row_reader(path, start + info["data_offsets"][0], info) if info["shape"] else None,
+            row_reader(path, start + info["data_offsets"][0], DTYPES[info["dtype"]], info["shape"]),
         )
     # safetensors.torch.save_model records a tied tensor as {its name: the name that was stored}.
     ties = {alias: kept for alias, kept in metadata.items() if kept in names}
@@ -75,23 +74,6 @@ def _reader(file: Any, name: str) -> Any:
     def read() -> Tensor:
         tensor: Tensor = file.get_tensor(name)
         return tensor
-
-    return read
-
-
-def _row_reader(path: Path, start: int, info: dict[str, Any]) -> Any:
-    dtype, (_, *row) = DTYPES[info["dtype"]], info["shape"]
-    nbytes = math.prod(row) * dtype.itemsize
-
-    def read(first: int, last: int) -> Tensor:
-        if first == last or not nbytes:
-            return torch.empty(last - first, *row, dtype=dtype)
-        content = bytearray((last - first) * nbytes)
-        with path.open("rb") as file:
-            file.seek(start + first * nbytes)
-            if file.readinto(content) != len(content):
-                raise EOFError("the file has become shorter")
-        return torch.frombuffer(content, dtype=dtype).reshape(-1, *row)
 
     return read
 

@@ -8,13 +8,15 @@ looked through first, and only what a state dict needs may pass.
 import io
 import pickletools
 import re
+import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
 import torch
 
-from wskit.checkpoints._contents import Contents, refusing
+from wskit.checkpoints._contents import Contents, refusing, row_reader
 from wskit.checkpoints._objects import check_plain, contents_of, tensors_in
 from wskit.errors import CheckpointError
 
@@ -58,7 +60,8 @@ def read_torch(path: Path, within: str | None, max_bytes: int) -> Contents:
             f"{path}: expected a dict of tensors, got a {type(loaded).__name__};"
             " save model.state_dict() instead"
         )
-    return contents_of(loaded, str(path), within)
+    contents = contents_of(loaded, str(path), within)
+    return _with_rows(path, contents, loaded) if is_zip else contents
 
 
 def _check_zip(path: Path) -> None:
@@ -136,3 +139,40 @@ def _check_sizes(path: Path, loaded: object) -> None:
             f"{path}: expected tensors no larger than the file's {size} bytes, but it claims"
             f" {sum(storages.values())}; get the file again"
         )
+
+
+def _with_rows(path: Path, contents: Contents, loaded: object) -> Contents:
+    """Have the rows of tensors read from the file, where it is sure which of its bytes they are.
+
+    The first of the records is the first in the mapping; if then all storages are records, with
+    their lengths, the mapping is the file.
+    """
+    storages = {s.data_ptr(): s.nbytes() for s in _storages(loaded) if s.nbytes()}
+    records = _records(path)
+    begin = min(storages, default=0) - min(records, default=0)
+    if not {at - begin: nbytes for at, nbytes in storages.items()}.items() <= records.items():
+        return contents
+    entries = {}
+    for name, entry in contents.entries.items():
+        tensor = entry.read()
+        plain = tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+        start = tensor.data_ptr() - begin
+        rows = row_reader(path, start, entry.dtype, entry.shape) if plain else None
+        entries[name] = replace(entry, read_rows=rows)
+    return replace(contents, entries=entries)
+
+
+def _storages(loaded: object) -> list[torch.UntypedStorage]:
+    return [tensor.untyped_storage() for _, tensor in tensors_in(loaded)]
+
+
+def _records(path: Path) -> dict[int, int]:
+    """Return where each storage begins in the file, and its bytes."""
+    found = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for member in archive.infolist():
+            if "/data/" in member.filename and member.file_size:
+                file.seek(member.header_offset + 26)  # there are the lengths of name and extra
+                name, extra = struct.unpack("<HH", file.read(4))
+                found[member.header_offset + 30 + name + extra] = member.file_size
+    return found
