@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from fault_entries import data, mlp, table
+from tqdm.auto import tqdm
 
 from wskit import course, features, report, zoo
 from wskit.checkpoints import open_checkpoint, save_weights
@@ -108,6 +110,7 @@ def killed_after(delay: float, work: Callable[[], object]) -> bool:
         child = os.fork()
     if child == 0:
         try:
+            tqdm.set_lock(threading.RLock())  # its own: killed with the shared one, it keeps it
             work()
         finally:
             os._exit(0)
