@@ -1,7 +1,6 @@
 """Regressors of accuracies: one of our own, and scikit-learn's with settings for zoos."""
 
 import importlib
-import warnings
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,12 +11,13 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPRegressor
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import QuantileTransformer
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from wskit._checks import number
 from wskit.errors import PredictorError
+from wskit.predictors._input import ClearErrors, clear_errors, warn_outside
 
 Library = Literal["sklearn", "lightgbm"]
 
@@ -86,20 +86,16 @@ class LogitLinearRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         PredictorError
-            If `clip` is outside (0, 0.5).
-        ValueError
-            scikit-learn's, if `X` or `y` hold NaN or inf, or do not fit together.
+            If `clip` is outside (0, 0.5); if `X` or `y` hold NaN, inf or what is no number, do not
+            fit together, or have fewer than two rows.
         """
         if not 0 < number(self.clip, PredictorError, "clip") < 0.5:
             raise PredictorError(f"clip must be in (0, 0.5), got {self.clip}.")
-        X, y = validate_data(self, X, y, y_numeric=True)
-        if n_outside := np.count_nonzero((y < 0) | (y > 1)):
-            warnings.warn(
-                f"{n_outside} of {y.size} values of y are outside [0, 1], where accuracies are, "
-                f"and are clipped; the first is {y[(y < 0) | (y > 1)][0]:g}.",
-                stacklevel=2,
-            )
-        ridge = Ridge(alpha=self.alpha).fit(X, _clipped_logit(y, self.clip))
+        with clear_errors(self, "be fitted", X, y):
+            X, y = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)
+            y = np.asarray(y, dtype=np.float64)
+            warn_outside(y, stacklevel=2)
+            ridge = Ridge(alpha=self.alpha).fit(X, _clipped_logit(y, self.clip))
         self.coef_, self.intercept_ = ridge.coef_, float(ridge.intercept_)
         return self
 
@@ -120,10 +116,37 @@ class LogitLinearRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         -------
         array of shape (models,)
             In (0, 1).
+
+        Raises
+        ------
+        PredictorError
+            If `X` holds NaN, inf or what is no number, or has other columns than were fitted to.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False)
+        with clear_errors(self, "predict", X):
+            X = validate_data(self, X, reset=False)
         return np.asarray(expit(X @ self.coef_ + self.intercept_), dtype=np.float64)
+
+
+class BoostedTrees(ClearErrors, HistGradientBoostingRegressor):  # type: ignore[misc]
+    """scikit-learn's trees, as `boosted_trees` makes them."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> "BoostedTrees":
+        """Fit; scikit-learn looks for the name of the weights."""
+        super().fit(X, y, sample_weight=sample_weight, **params)
+        return self
+
+
+class NeuralNetwork(ClearErrors, Pipeline):  # type: ignore[misc]
+    """scikit-learn's pipeline, as `neural_network` makes it."""
+
+    def fit(self, X: Any, y: Any, **params: Any) -> "NeuralNetwork":
+        """Fit to the logits of accuracies."""
+        with clear_errors(self, "be fitted", X, y):
+            accuracies = column_or_1d(y)
+        super().fit(X, y, **params)
+        warn_outside(accuracies, stacklevel=2)
+        return self
 
 
 def boosted_trees(library: Library = "sklearn", *, random_state: int | None = None) -> Any:
@@ -144,7 +167,8 @@ def boosted_trees(library: Library = "sklearn", *, random_state: int | None = No
     Returns
     -------
     HistGradientBoostingRegressor or lightgbm.LGBMRegressor
-        Not fitted. ``set_params`` changes any of its settings.
+        Not fitted. ``set_params`` changes any of its settings. scikit-learn's raises
+        `PredictorError` where features or accuracies cannot be used.
 
     Raises
     ------
@@ -161,7 +185,7 @@ def boosted_trees(library: Library = "sklearn", *, random_state: int | None = No
     if library not in get_args(Library):
         raise PredictorError(f"library must be one of {get_args(Library)}, got {library!r}.")
     if library == "sklearn":
-        return HistGradientBoostingRegressor(
+        return BoostedTrees(
             learning_rate=0.05,
             max_iter=400,
             max_leaf_nodes=15,
@@ -212,7 +236,9 @@ def neural_network(
     -------
     Pipeline
         Not fitted; of the steps ``quantiletransformer`` and ``transformedtargetregressor`` (an
-        ``MLPRegressor`` inside), which can be replaced or added to. Predictions are in (0, 1).
+        ``MLPRegressor`` inside), which can be replaced or added to. Predictions are in (0, 1). It
+        raises `PredictorError` where features or accuracies cannot be used, and warns of
+        accuracies outside [0, 1].
 
     Examples
     --------
@@ -229,11 +255,12 @@ def neural_network(
         random_state=random_state,
     )
     # To [0, 1]: the ends of a normal distribution would put the extreme models far from all.
-    return make_pipeline(
-        QuantileTransformer(n_quantiles=32),
-        TransformedTargetRegressor(
-            network, func=_clipped_logit, inverse_func=expit, check_inverse=False
-        ),
+    logits = TransformedTargetRegressor(
+        network, func=_clipped_logit, inverse_func=expit, check_inverse=False
+    )
+    quantiles = QuantileTransformer(n_quantiles=32)
+    return NeuralNetwork(
+        [("quantiletransformer", quantiles), ("transformedtargetregressor", logits)]
     )
 
 
