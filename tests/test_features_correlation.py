@@ -248,6 +248,9 @@ def test_a_row_of_nan_has_a_reason():
     measure = pac_bayes_measure(weights, initial, failures=found)
     assert measure.isna().any(axis=1).to_numpy().nonzero()[0].tolist() == [1, 4] == list(found)
     assert "'a.weight' holds NaN or inf" in found[4]
+    zero = {"a.weight": torch.zeros(1, 3, 4)}
+    assert pac_bayes_measure(zero, zero, failures=(alone := {})).isna().sum(axis=None) == 2
+    assert alone[0].startswith("correlation_term is not defined: no layer has two neurons")
 
 
 def test_the_features_are_the_table_of_each_model():

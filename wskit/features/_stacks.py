@@ -19,6 +19,7 @@ _BLOCK = 2**25  # bytes of float64 that are computed at a time
 _UNDEFINED = {
     "alpha_hill": "fewer than two different eigenvalues are in its upper half",
     "correlation": "there are no two neurons to compare, whose weights are not all zero",
+    "correlation_term": "no layer has two neurons to compare, whose weights are not all zero",
 }
 
 
@@ -117,7 +118,7 @@ def as_table(
 def _undefined(column: str) -> str:
     layer, _, measure = column.rpartition(".")
     why = _UNDEFINED.get(measure, "its weights are all zero, or too small or large for float64")
-    return f"{measure} of {layer!r} is not defined: {why}."
+    return f"{measure}{f' of {layer!r}' if layer else ''} is not defined: {why}."
 
 
 def blocks(stack: Tensor, device: torch.device | str | None = None) -> Iterator[Tensor]:
