@@ -37,7 +37,6 @@ LABELS = torch.tensor([0, 1, 2, 0, 1])
 BATCH_OF = scalars(zero=0, negative=-1)
 SEEDED = {"seed": 0}
 STEPS = scalars(zero=0, negative=-1)
-NOT_A_CHOICE = scalars(wrong_choice="x")
 
 
 def squares(weights):
@@ -108,9 +107,6 @@ TRANSFORMERS = within(TRANSFORMER.state_dict, "linear2.weight")
 ARCHITECTURES = {
     "wrong shape": lambda: zoo.MLP((5, 3)),
     "wrong dtype": lambda: "MLP",
-    "one element": lambda: zoo.MLP((4,)),
-    "empty": lambda: zoo.MLP(()),
-    "negative": lambda: zoo.MLP((4, -3)),
 }
 LABEL_FAULTS = {
     "empty": lambda: torch.empty(0, dtype=torch.int64),
@@ -190,12 +186,6 @@ MODEL = landscape.loss_path(evaluate, net(), net(1))
 ENTRIES = {
     # --- spectra
     "spectra.spectrum": Entry(MATRIX, spectra.spectrum),
-    "spectra.spectrum conv": Entry(
-        NOT_A_CHOICE, lambda c: spectra.spectrum(draw(3, 3, 2, 2), conv=c)
-    ),
-    "spectra.spectrum method": Entry(
-        NOT_A_CHOICE, lambda c: spectra.spectrum(draw(3, 3), method=c)
-    ),
     "spectra.aspect_spectrum": Entry(MATRIX, lambda W: spectra.aspect_spectrum(W, M=2, Q=2.0)),
     "spectra.aspect_spectrum M": Entry(STEPS, lambda M: spectra.aspect_spectrum(draw(8, 4), M=M)),
     "spectra.aspect_spectrum Q": Entry(
@@ -228,18 +218,11 @@ ENTRIES = {
     "fits.fit_power_law min_tail": Entry(
         STEPS, lambda v: fits.fit_power_law(np.geomspace(1, 9, 60), min_tail=v)
     ),
-    "fits.fit_power_law method": Entry(
-        NOT_A_CHOICE, lambda v: fits.fit_power_law(np.geomspace(1, 9, 60), method=v)
-    ),
     "fits.fit_clipped": Entry(VALUES, fits.fit_clipped),
     "fits.fit_laws": Entry(VALUES, lambda x: fits.fit_laws(x, N=80, M=60)),
     "fits.fit_marchenko_pastur": Entry(VALUES, lambda x: fits.fit_marchenko_pastur(x, N=80, M=60)),
     "fits.fit_marchenko_pastur N": Entry(
         STEPS, lambda N: fits.fit_marchenko_pastur(np.linspace(1, 2, 60), N=N, M=60)
-    ),
-    "fits.fit_marchenko_pastur method": Entry(
-        NOT_A_CHOICE,
-        lambda v: fits.fit_marchenko_pastur(np.linspace(1, 2, 60), N=80, M=60, method=v),
     ),
     "fits.classify_phase": Entry(VALUES, lambda x: fits.classify_phase(x, N=80, M=60)),
     "fits.classify_phase M": Entry(
@@ -247,7 +230,7 @@ ENTRIES = {
     ),
     "fits.compare_tails": Entry(VALUES, lambda x: fits.compare_tails(x, FIT)),
     "fits.compare_tails alternatives": Entry(
-        scalars(empty=[], wrong_choice=["x"]),
+        scalars(empty=[]),
         lambda a: fits.compare_tails(np.geomspace(1, 100, 60), FIT, alternatives=a),
     ),
     "fits.ks_curve": Entry(VALUES, fits.ks_curve),
@@ -457,6 +440,7 @@ ENTRIES = {
         {
             "zero": lambda: zoo.Compute(block_size=0),
             "wrong choice": lambda: zoo.Compute(form="x"),
+            "wrong dtype": lambda: "vmap",
         },
         lambda c: zoo.train_zoo(mlp, data(), table(), compute=c),
     ),
@@ -464,7 +448,7 @@ ENTRIES = {
     "zoo.outputs": Entry(NET_STACKS, lambda w: zoo.outputs(mlp, w, draw(5, 4))),
     "zoo.outputs x": Entry(IMAGES, lambda x: zoo.outputs(mlp, stacked(), x)),
     "zoo.outputs activation": Entry(
-        scalars(wrong_choice="x", wrong_length=["relu"], empty=[]),
+        scalars(wrong_length=["relu"], empty=[]),
         lambda a: zoo.outputs(mlp, stacked(), draw(5, 4), activation=a),
     ),
     "zoo.Zoo": Entry(
@@ -484,7 +468,9 @@ ENTRIES = {
         {**STEPS, **scalars(wrong_dtype="x")}, lambda n: zoo.sample_hyperparameters(n, rng=0)
     ),
     "zoo.MLP": Entry(
-        scalars(empty=(), one_element=(4,), negative=(4, -1), wrong_dtype=("a", "b")),
+        scalars(
+            empty=(), one_element=(4,), negative=(4, -1), wrong_dtype=("a", "b"), wrong_shape=4
+        ),
         lambda s: len(zoo.MLP(s).shapes),
     ),
     "zoo.SmallCNN": Entry(

@@ -8,7 +8,6 @@ from fault_entries import (
     LABEL_FAULTS,
     LABELS,
     NET_STACKS,
-    NOT_A_CHOICE,
     RUNS,
     STACKED_NETS,
     STEPS,
@@ -61,9 +60,6 @@ RESULT_ENTRIES = {
     ),
     "features.spectral_table n_resamples": Entry(
         scalars(negative=-1), lambda n: features.spectral_table(net(), n_resamples=n)
-    ),
-    "features.spectral_table convention": Entry(
-        NOT_A_CHOICE, lambda c: features.spectral_table(net(), convention=c)
     ),
     "features.summary": Entry(
         {
@@ -379,7 +375,7 @@ RESULT_ENTRIES = {
         {**NUMBER, **STEPS},
         lambda c: predictors.LogitLinearRegressor(clip=c).fit(FEATURES, Y).predict(FEATURES),
     ),
-    "predictors.boosted_trees": Entry(NOT_A_CHOICE, predictors.boosted_trees),
+    "predictors.boosted_trees": Entry(scalars(wrong_choice="x"), predictors.boosted_trees),
     "predictors.neural_network": Entry(
         scalars(empty=()),
         lambda h: predictors.neural_network(h, random_state=0).fit(FEATURES, Y).predict(FEATURES),

@@ -135,7 +135,7 @@ def test_too_small_a_part_is_an_error() -> None:
 
 
 def test_an_unknown_data_set_is_an_error() -> None:
-    with pytest.raises(DataError, match="called 'imagenet': choose one of digits, mnist"):
+    with pytest.raises(DataError, match="one of 'digits', 'mnist'"):
         _datasets._loader("imagenet")
 
 

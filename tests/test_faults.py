@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+from fault_choices import CHOICE_ENTRIES
 from fault_entries import ENTRIES
 from fault_files import FILE_ENTRIES
 from fault_kit import outcome
@@ -63,7 +64,7 @@ EXCEPTIONS = {
 }  # fmt: skip
 
 ROWS = [tuple(line.split("\t")) for line in TABLE.read_text(encoding="utf-8").splitlines()]
-ALL = {**ENTRIES, **RESULT_ENTRIES, **FILE_ENTRIES}
+ALL = {**ENTRIES, **CHOICE_ENTRIES, **RESULT_ENTRIES, **FILE_ENTRIES}
 
 
 @pytest.mark.parametrize(("entry", "fault", "expected"), ROWS, ids=[f"{r[0]}-{r[1]}" for r in ROWS])

@@ -202,7 +202,7 @@ def test_weights_that_do_not_fit_the_module_are_named():
 
 def test_an_unknown_activation_is_refused(without_type_checks):
     x, y = data()
-    with pytest.raises(LandscapeError, match=r"one of relu, tanh, gelu, sigmoid, got 'selu'"):
+    with pytest.raises(LandscapeError, match=r"one of 'relu', 'tanh', 'gelu', .*got 'selu'"):
         zoo_metrics(SmallCNN(n_classes=4), x, y, activation="selu")
 
 

@@ -65,7 +65,7 @@ def test_a_unit_direction_is_isotropic():
 
 
 def test_unknown_choices_are_told(without_type_checks):
-    with pytest.raises(LandscapeError, match="normalize must be 'filter' or 'unit', got 'layer'"):
+    with pytest.raises(LandscapeError, match="one of 'filter', 'unit', got 'layer'"):
         random_direction(weights(), seed=0, normalize="layer")
     with pytest.raises(LandscapeError, match=r"distances of shape \(0,\) and 10 rays"):
         ray_sharpness(bowl, CENTRE, distances=[], seed=0)

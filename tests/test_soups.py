@@ -484,7 +484,10 @@ def test_errors_name_ingredient_and_tensor(spoil, kind, message, without_type_ch
     [
         (lambda: uniform_soup([]), "there are no ingredients"),
         (lambda: uniform_soup(line(1)[0]), "ingredient 'w' must be a mapping .* give several"),
-        (lambda: greedy_soup(line(1, 2), value_of, accept="=="), "accept must be 'not worse' or"),
+        (
+            lambda: greedy_soup(line(1, 2), value_of, accept="=="),
+            "accept must be one of 'not worse', 'b",
+        ),
         (lambda: greedy_soup(line(1, 2), value_of, scores=[1]), r"2 scores in one row.*\(1,\)"),
         (
             lambda: greedy_soup(line(1, 2), value_of, scores=[1, float("nan")]),
@@ -498,7 +501,10 @@ def test_errors_name_ingredient_and_tensor(spoil, kind, message, without_type_ch
             lambda: greedy_soup(line(1, 2), lambda weights: float("nan"), scores=[1, 0]),
             "the score of the soup with ingredient '1' is nan",
         ),
-        (lambda: learned_soup(line(1), network(), *images(), per="tensor"), "per must be 'model'"),
+        (
+            lambda: learned_soup(line(1), network(), *images(), per="tensor"),
+            "per must be one of 'model', 'layer'",
+        ),
         (lambda: learned_soup(line(1), network(), *images(), steps=0), "must be positive, got 0"),
         (
             lambda: learned_soup(fine_tunes(2), network(), images()[0], torch.zeros(3)),

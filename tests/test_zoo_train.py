@@ -347,7 +347,7 @@ def test_bad_seeds_epochs_and_data_are_refused():
             train_zoo(MLP(), DATA, table, seeds=seeds)
     with pytest.raises(ZooError, match="keep_epochs must be finite"):
         train_zoo(MLP(), DATA, table, keep_epochs=[-1.0])
-    with pytest.raises(ZooError, match="block_size must be at least 1, got 0"):
+    with pytest.raises(ZooError, match="block_size must be a whole number of at least 1, got 0"):
         train_zoo(MLP(), DATA, table, compute=Compute(block_size=0))
     bad = SimpleNamespace(**vars(DATA) | {"test_y": DATA.test_y[:5]})
     with pytest.raises(ZooError, match=r"data\.test_y must hold one integer label for each"):
@@ -401,7 +401,7 @@ def test_outputs_say_what_does_not_fit(without_type_checks):
         outputs(MLP((64, 9)), weights, DATA.test_x)
     with pytest.raises(ZooError, match="got 2 for 1"):
         outputs(MLP(), weights, DATA.test_x, activation=["relu", "relu"])
-    with pytest.raises(ZooError, match=r"activation must be one of relu.*got 'swish'"):
+    with pytest.raises(ZooError, match=r"activation must be one of 'relu'.*got 'swish'"):
         outputs(MLP(), weights, DATA.test_x, activation="swish")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -53,6 +53,14 @@ def check_whole(value: object, error: type[WskitError], what: str, *, least: int
     """Raise unless this is a whole number of at least `least`."""
     if not isinstance(value, int | np.integer) or value < least:
         raise error(f"{what} must be a whole number of at least {least}, got {value!r}; change it.")
+
+
+def check_choice(value: object, choices: object, error: type[WskitError], what: str) -> None:
+    """Raise unless this is one of the choices: those of a `Literal`, or a collection of texts."""
+    known = get_args(choices) or tuple(choices)  # type: ignore[arg-type]
+    if not isinstance(value, str) or value not in known:
+        names = ", ".join(map(repr, known))
+        raise error(f"{what} must be one of {names}, got {value!r}; choose one of these.")
 
 
 def numbers(values: Any, error: type[WskitError], what: str) -> np.ndarray:

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from wskit._checks import check_choice
 from wskit.errors import WskitError
 
 __all__ = [
@@ -430,8 +431,7 @@ def _write_copies(
     destination: str | os.PathLike[str], contents: Mapping[str, bytes], changed: str
 ) -> Copies:
     """Write every file that is not there yet; look at all of them before writing any."""
-    if changed not in ("refuse", "keep"):
-        raise WskitError(f"changed must be one of 'refuse', 'keep', got {changed!r}")
+    check_choice(changed, ("refuse", "keep"), WskitError, "changed")
     if not isinstance(destination, str | os.PathLike):
         raise WskitError(f"expected a folder to copy the tutorials to, got {destination!r}")
     folder = Path(destination)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from wskit._checks import number, numbers
+from wskit._checks import check_choice, number, numbers
 from wskit.averaging._layout import Layout, all_finite, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
@@ -66,6 +66,7 @@ def average(
     >>> average([a, b], [0.75, 0.25])["w"]
     tensor([1.5000, 3.0000])
     """
+    check_choice(precision, ("float32", "float64"), AveragingError, "precision")
     models = numbered(weights)
     layout = layout_of(models["model 1"])
     for label, model in models.items():

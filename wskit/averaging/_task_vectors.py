@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from wskit._checks import number, numbers
+from wskit._checks import check_choice, number, numbers
 from wskit.averaging._average import LinearMerge, numbered
 from wskit.averaging._layout import Layout, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries, reader
@@ -172,6 +172,7 @@ def merge_ties(
     >>> merge_ties([a, b], base, density=0.75)["w"]
     tensor([ 3.0000,  5.0000, -0.5000,  2.0000])
     """
+    check_choice(trim, ("tensor", "model"), AveragingError, "trim")
     _check_numbers(density, scale)
     layout, vectors = _vectors_of(models, base)
     result = _Ties(layout, base, vectors, density=density, scale=scale, by_tensor=trim == "tensor")
@@ -231,6 +232,7 @@ def merge_dare(
     >>> w.unique(), w.mean()
     (tensor([0., 4.]), tensor(0.9000))
     """
+    check_choice(combine, ("sum", "ties"), AveragingError, "combine")
     _check_numbers(density, scale)
     layout, vectors = _vectors_of(models, base)
     dropped: dict[str, Mapping[str, Tensor]] = {

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from wskit._checks import check_whole, number
+from wskit._checks import check_choice, check_whole, number
 from wskit.data._cache import fetch
 from wskit.data._manifests import select
 from wskit.errors import DataError
@@ -174,8 +174,7 @@ def load_dataset(
 
 def _loader(name: str) -> Callable[[str], _Raw]:
     """Return the function that reads the data set."""
-    if name not in list(_LOADERS):
-        raise DataError(f"no data set is called {name!r}: choose one of {', '.join(_LOADERS)}")
+    check_choice(name, _LOADERS, DataError, "a data set")
     return _LOADERS[name]
 
 

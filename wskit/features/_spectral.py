@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from wskit._checks import check_choice
 from wskit.errors import SpectrumError, ZooError
 from wskit.features import _weightwatcher
 from wskit.features._stacks import TEXT
@@ -112,10 +113,7 @@ def spectral_table(
     >>> spectral_table(weights)[["name", "M", "log_norm", "reason"]].round(3).values.tolist()[1]
     ['steps', 0, nan, 'its dtype is int64, and a floating dtype is needed']
     """
-    if convention not in get_args(Convention):
-        raise SpectrumError(
-            f"convention must be one of {get_args(Convention)}, got {convention!r}."
-        )
+    check_choice(convention, Convention, SpectrumError, "convention")
     if convention == "weightwatcher":
         if (conv, qkv) != ("slices", "fused"):
             raise SpectrumError(

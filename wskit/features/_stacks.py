@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from wskit._checks import check_weights
+from wskit._checks import check_choice, check_weights
 from wskit.errors import ZooError
 from wskit.spectra import inventory
 
@@ -65,6 +65,7 @@ def count_models(known: Mapping[str, Tensor]) -> int:
 
 def layers_of(known: Mapping[str, Tensor], conv: Literal["unfold", "slices"]) -> dict[str, str]:
     """Return the names and kinds of the tensors that hold a matrix for each model."""
+    check_choice(conv, ("unfold", "slices"), ZooError, "conv")
     kinds = {
         name: _kind_of(name, tuple(stack.shape[1:]), stack.dtype, conv)
         for name, stack in known.items()

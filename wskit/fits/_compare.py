@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from wskit._checks import check_choice
 from wskit.errors import FitError
 from wskit.fits._power_law import PowerLawFit, above_noise
 
@@ -99,8 +100,7 @@ def compare_tails(
     }
     rows = []
     for name in alternatives:
-        if name not in kinds:
-            raise FitError(f"alternatives may be {', '.join(kinds)}, got {name!r}; leave it out.")
+        check_choice(name, kinds, FitError, "an alternative")
         # Its fits warn, print and divide by zero on the way to a good answer.
         with (
             warnings.catch_warnings(),

@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from wskit._checks import number, numbers
+from wskit._checks import check_choice, number, numbers
 from wskit.errors import FitError
 from wskit.fits._weightwatcher import fit_weightwatcher
 
 __all__ = ["MPFit", "MarchenkoPastur", "fit_marchenko_pastur"]
+
+Method = Literal["quantiles", "weightwatcher"]
 
 # The Tracy-Widom law of real matrices as a shifted gamma law (Chiani 2014, table 1).
 _TW_SHAPE, _TW_SCALE, _TW_SHIFT = 46.446, 0.186054, 9.84801
@@ -161,7 +163,7 @@ def fit_marchenko_pastur(
     *,
     N: int,
     M: int,
-    method: Literal["quantiles", "weightwatcher"] = "quantiles",
+    method: Method = "quantiles",
 ) -> MPFit:
     r"""Fit the Marchenko-Pastur law to the bulk of a spectrum, and count what is outside.
 
@@ -216,6 +218,7 @@ def fit_marchenko_pastur(
     >>> round(fit.sigma, 3), fit.n_spikes
     (0.1, 1)
     """
+    check_choice(method, Method, FitError, "method")
     values = _checked(eigenvalues, N, M)
     if method == "weightwatcher":
         sigma, edge = fit_weightwatcher(values, N, M)

@@ -8,9 +8,11 @@ import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from wskit._checks import numbers
+from wskit._checks import check_choice, check_whole, numbers
 from wskit.errors import FitError
 from wskit.fits._scan import Tails, best_xmin, tails
+
+Method = Literal["ks", "hill"]
 
 __all__ = ["PowerLawFit", "fit_clipped", "fit_power_law", "ks_curve"]
 
@@ -63,7 +65,7 @@ class PowerLawFit:
 def fit_power_law(
     x: ArrayLike,
     *,
-    method: Literal["ks", "hill"] = "ks",
+    method: Method = "ks",
     xmin: float | None = None,
     min_tail: int = 2,
     rtol: float = 1e-12,
@@ -123,6 +125,7 @@ def fit_power_law(
     >>> round(fit_power_law(np.exp([0.0, 1.0, 2.0, 4.0]), method="hill").alpha, 6)
     1.5
     """
+    check_choice(method, Method, FitError, "method")
     values = above_noise(x, rtol)
     if method == "hill":
         if xmin is not None:
@@ -263,6 +266,7 @@ def above_noise(x: ArrayLike, rtol: float) -> Float[np.ndarray, " n"]:
 
 def all_tails(values: Float[np.ndarray, " n"], min_tail: int) -> Tails:
     """Fit the tails of ascending values, or say that there is none."""
+    check_whole(min_tail, FitError, "min_tail")
     unique, start = np.unique(values, return_index=True)
     if unique.size:
         t = tails(np.log(unique), start, values.size, min_tail)
@@ -285,6 +289,7 @@ def _fit_tail(
     values: Float[np.ndarray, " n"], start: int, xmin: float, min_tail: int
 ) -> PowerLawFit:
     """Fit ``values[start:]``, which are ascending and at or above `xmin`."""
+    check_whole(min_tail, FitError, "min_tail")
     tail = values[start:]
     log_ratio = np.log(tail / xmin)
     total = log_ratio.sum()

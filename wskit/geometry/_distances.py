@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from scipy.linalg.blas import dsyrk
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from wskit._checks import check_weights
+from wskit._checks import check_choice, check_weights
 from wskit.errors import GeometryError
 from wskit.geometry._layout import Layout, check, header, layout_of
 
@@ -158,8 +158,7 @@ def weight_distances(
     >>> distances.update_norms(), distances.cosine()[0, 1]
     (array([3., 4.]), np.float64(0.0))
     """
-    if by not in get_args(By):
-        raise GeometryError(f"by must be one of {get_args(By)}, got {by!r}.")
+    check_choice(by, By, GeometryError, "by")
     source = _Stacked(models) if isinstance(models, Mapping) else _Listed(models)
     layout = source.layout(names)
     if base is not None:

@@ -3,14 +3,14 @@
 import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wskit._checks import calling, check_tensor, check_weights, check_whole
+from wskit._checks import calling, check_choice, check_tensor, check_weights, check_whole
 from wskit.averaging import recalibrate_bn
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import Evaluation, check_callable, count_points
@@ -100,10 +100,7 @@ def zoo_metrics(
     tensor([0.6931, 0.6931, 0.6931])
     """
     _check_lengths(x, y)
-    if activation not in get_args(Activation):
-        raise LandscapeError(
-            f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}."
-        )
+    check_choice(activation, Activation, LandscapeError, "activation")
     looped: Evaluation | None = None
     if isinstance(model, SmallCNN):
         model.check(x)
@@ -182,6 +179,8 @@ def module_metrics(
     _check_lengths(x, y)
     where = torch.device(device) if device is not None else x.device
     check_whole(batch_size, LandscapeError, "batch_size")
+    if form is not None:
+        check_choice(form, ("loop", "vmap"), LandscapeError, "form")
     # What the module is called with must be a copy: functional_call and recalibrate_bn change it.
     own = copy.deepcopy(module).to(where).eval().requires_grad_(False)
     if bn_loader is not None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from wskit._checks import check_weights, number, numbers
+from wskit._checks import check_choice, check_weights, number, numbers
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import (
     Compute,
@@ -64,8 +64,7 @@ def random_direction(
     >>> direction["fc.weight"].norm(dim=1).round(decimals=3), direction["fc.bias"]
     (tensor([5., 1.]), tensor([0., 0.]))
     """
-    if normalize not in get_args(Normalize):
-        raise LandscapeError(f"normalize must be 'filter' or 'unit', got {normalize!r}.")
+    check_choice(normalize, Normalize, LandscapeError, "normalize")
     check_weights(weights, LandscapeError)
     rng = torch.Generator().manual_seed(seed)
     result = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}

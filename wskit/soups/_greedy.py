@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from wskit._checks import calling, numbers
+from wskit._checks import calling, check_choice, numbers
 from wskit.averaging._layout import Layout
 from wskit.errors import SoupError
 from wskit.soups._soup import (
@@ -159,8 +159,7 @@ def _steps(
     pool: dict[str, Mapping[str, Tensor]], score: Score, scores: ArrayLike, accept: Accept
 ) -> Iterator[Callable[[], Soup]]:
     """Yield what makes the soup after each step: its tables cost more than a small average."""
-    if accept not in get_args(Accept):
-        raise SoupError(f"accept must be 'not worse' or 'better', got {accept!r}.")
+    check_choice(accept, Accept, SoupError, "accept")
     own = _checked(scores, list(pool))
     order = sorted(pool, key=lambda name: -own[name])  # stable
     # Of the best one, so that it decides on integer tensors and ties.

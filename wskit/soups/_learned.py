@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from wskit._checks import calling, number
+from wskit._checks import calling, check_choice, number
 from wskit.errors import SoupError
 from wskit.soups._scores import check_labels, load
 from wskit.soups._soup import Ingredients, Soup, label_of, layout_of_all, model_of, pool_of
@@ -87,8 +87,7 @@ def learned_soup(
     >>> soup.coefficients.round(1).to_dict()
     {'right': 1.0, 'wrong': 0.0}
     """
-    if per not in get_args(Per):
-        raise SoupError(f"per must be 'model' or 'layer', got {per!r}.")
+    check_choice(per, Per, SoupError, "per")
     rate = number(learning_rate, SoupError, "learning_rate")
     if steps < 1 or not 0 < rate < _LARGEST_RATE:
         raise SoupError(

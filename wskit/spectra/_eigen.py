@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from wskit._checks import check_matrix
+from wskit._checks import check_choice, check_matrix
 from wskit.errors import SpectrumError
 from wskit.spectra._layers import (
     FFT_GRID,
@@ -109,6 +109,8 @@ def spectrum(
     >>> spectrum(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])).eigenvalues
     array([ 9., 16.])
     """
+    check_choice(conv, ConvRule, SpectrumError, "conv")
+    check_choice(method, Method, SpectrumError, "method")
     if conv == "per-slice":
         raise SpectrumError("conv='per-slice' gives one spectrum a slice; `spectra` returns them.")
     # Where nothing is known of the tensor but its shape, it is the weight of a layer.

@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, get_args
+from typing import Literal
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wskit._checks import check_weights
+from wskit._checks import check_choice, check_weights
 from wskit.errors import SpectrumError
 
 ConvRule = Literal["slices", "unfold", "per-slice", "fft"]
@@ -156,8 +156,8 @@ def inventory(
 
 def layers(weights: Mapping[str, Tensor], conv: ConvRule, qkv: QkvRule) -> list[Layer]:
     """Apply the rules to the header of every tensor."""
-    _require("conv", conv, get_args(ConvRule))
-    _require("qkv", qkv, get_args(QkvRule))
+    check_choice(conv, ConvRule, SpectrumError, "conv")
+    check_choice(qkv, QkvRule, SpectrumError, "qkv")
     pairs = _low_rank_pairs(weights)
     found: list[Layer] = []
     for name in weights:
@@ -227,11 +227,6 @@ def header(weights: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], t
         return tuple(weights.shape(name)), weights.dtype(name)
     tensor = weights[name]
     return tuple(tensor.shape), tensor.dtype
-
-
-def _require(keyword: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise SpectrumError(f"{keyword} must be one of {options}, got {value!r}.")
 
 
 def _without(layer: Layer, reason: str) -> Layer:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wskit._checks import check_whole
 from wskit.errors import ZooError
 
 Activation = Literal["relu", "tanh", "gelu", "sigmoid"]
@@ -58,6 +59,11 @@ class SmallCNN:
     n_classes: int = 10
     width: int = 16
     padding: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "n_classes", "width"):
+            check_whole(getattr(self, name), ZooError, f"{name} of a SmallCNN")
+        check_whole(self.padding, ZooError, "padding of a SmallCNN", least=0)
 
     @property
     def shapes(self) -> Shapes:
@@ -196,6 +202,16 @@ class MLP:
 
     sizes: tuple[int, ...] = (64, 32, 32, 10)
 
+    def __post_init__(self) -> None:
+        sizes: object = self.sizes
+        if not isinstance(sizes, tuple | list) or len(sizes) < 2:
+            raise ZooError(
+                "an MLP has a tuple of two sizes at least, its inputs and its classes, got "
+                f"{sizes!r}; give (64, 10), say."
+            )
+        for size in sizes:
+            check_whole(size, ZooError, "each size of an MLP")
+
     @property
     def n_classes(self) -> int:
         """Number of outputs."""
@@ -213,10 +229,10 @@ class MLP:
     def check(self, images: Tensor) -> None:
         """Raise a `ZooError` if the network cannot be fed these images."""
         pixels = math.prod(images.shape[1:])
-        if len(self.sizes) < 2 or pixels != self.sizes[0]:
+        if pixels != self.sizes[0]:
             raise ZooError(
-                f"{self} needs at least two sizes, and images of as many values as the first, "
-                f"got images of {pixels}."
+                f"{self} needs images of as many values as its first size, got images of {pixels}; "
+                "change the sizes."
             )
 
     def stacked(

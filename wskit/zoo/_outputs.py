@@ -1,7 +1,8 @@
 """Many models' weights in one buffer, and what the models say of images."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
-from wskit._checks import check_tensor, check_weights
+from wskit._checks import check_choice, check_tensor, check_weights
 from wskit.errors import ZooError
 from wskit.zoo._architectures import (
     ACTIVATIONS,
@@ -159,16 +160,16 @@ def outputs(
             )
     first = next(iter(network.shapes))
     n_models = len(weights[first])
-    names = [activation] * n_models if isinstance(activation, str) else list(activation)
+    one = isinstance(activation, str) or not isinstance(activation, Iterable)
+    names: list[Any] = [activation] * n_models if one else list(activation)
     if len(names) != n_models:
         raise ZooError(f"one activation a model is needed, got {len(names)} for {n_models}.")
     found_names = np.asarray(names, dtype=str)
     parts: list[tuple[Tensor, Tensor]] = []
     for name in dict.fromkeys(names):
-        if name not in ACTIVATIONS:
-            raise ZooError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}.")
+        check_choice(name, ACTIVATIONS, ZooError, "activation")
         form: Form = "vmap" if isinstance(network, OwnModule) else "batched"
-        forward = forward_of(network, form, name)  # type: ignore[arg-type]
+        forward = forward_of(network, form, name)
         own = torch.as_tensor(np.flatnonzero(found_names == name))
         for rows in own.split(models_at_once(weights[first].device)):
             stacks = {key: weights[key][rows].float() for key in network.shapes}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from wskit._checks import check_tensor, number
+from wskit._checks import check_choice, check_tensor, check_whole, number
 from wskit._parallel import results
 from wskit.errors import ZooError
 from wskit.zoo._architectures import Form, Model, Network, OwnModule, network_of
@@ -243,9 +243,7 @@ def _blocks(
     epochs = sorted({number(epoch, ZooError, "an epoch of keep_epochs") for epoch in keep_epochs})
     if epochs and not (epochs[0] >= 0 and np.isfinite(epochs).all()):
         raise ZooError(f"keep_epochs must be finite and at least 0, got {list(keep_epochs)}.")
-    form: Form = compute.form or ("vmap" if isinstance(network, OwnModule) else "batched")
-    if compute.block_size < 1:
-        raise ZooError(f"block_size must be at least 1, got {compute.block_size}.")
+    form = _checked_form(compute, network)
     images = _images(data, network, compute.device)
     keys: list[str] = []
     place = None if folder is None else Path(folder)
@@ -262,6 +260,17 @@ def _blocks(
         if place is not None:
             _write(place, zoo, [keys[run] for run in zoo.records.run])
         yield zoo, True
+
+
+def _checked_form(compute: Compute, network: Network) -> Form:
+    if not isinstance(compute, Compute):
+        raise ZooError(
+            f"compute must be a Compute, got {compute!r}; give zoo.Compute(block_size=32), say."
+        )
+    check_whole(compute.block_size, ZooError, "block_size")
+    if compute.form is not None:
+        check_choice(compute.form, Form, ZooError, "form")
+    return compute.form or ("vmap" if isinstance(network, OwnModule) else "batched")
 
 
 def _plan(rows: pd.DataFrame, n_images: int, block_size: int) -> Iterator[pd.DataFrame]:
