@@ -65,6 +65,7 @@ def test_imports_go_down(module):
         "_parallel",
         "_checks",
         "_exchange",
+        "_weights",
     }
     assert used <= allowed, f"wskit.{module} must not import {used - allowed}"
 

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from wskit._checks import check_mapping
+from wskit._weights import is_statistic, ties
 from wskit.errors import AveragingError
 
 # Entries that are worked on at a time. On a CPU they stay in its cache between being converted,
 # checked and added; a GPU needs more of them to be busy.
 _BLOCK_CPU, _BLOCK_GPU = 2**19, 2**26
-
-_STATISTICS = ("running_mean", "running_var")
 
 
 def block_size(device: torch.device) -> int:
@@ -218,12 +217,12 @@ def layout_of(weights: Mapping[str, Tensor], label: str = "model 1") -> Layout:
                 others[name] = weights[name].detach().clone()
     if not floats:
         raise AveragingError(f"{label} holds no floating-point tensor that could be averaged.")
-    floats.sort(key=_is_statistic)  # stable: the model's order otherwise
+    floats.sort(key=is_statistic)  # stable: the model's order otherwise
     spans, start, n_parameters = {}, 0, 0
     for name in floats:
         spans[name] = slice(start, start + math.prod(headers[name][0]))
         start = spans[name].stop
-        n_parameters = n_parameters if _is_statistic(name) else start
+        n_parameters = n_parameters if is_statistic(name) else start
     exact = any(headers[name][1] is torch.float64 for name in floats)
     return Layout(
         label=label,
@@ -248,11 +247,6 @@ def _row(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None)
     return tensor
 
 
-def _is_statistic(name: str) -> bool:
-    """Tell what follows from the weights and the data: no direction in which training moves."""
-    return name.rpartition(".")[2] in _STATISTICS
-
-
 def header(
     weights: Mapping[str, Tensor], name: str, label: str
 ) -> tuple[tuple[int, ...], torch.dtype]:
@@ -266,20 +260,3 @@ def header(
             "state dict alone."
         )
     return tuple(tensor.shape), tensor.dtype
-
-
-def ties(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names of tied tensors, each with the first name of the same memory."""
-    if hasattr(weights, "ties"):
-        return dict(weights.ties)
-    if not isinstance(weights, dict):  # an address tells nothing once its tensor is gone
-        return {}
-    first: dict[object, str] = {}
-    found = {}
-    for name, tensor in weights.items():
-        if isinstance(tensor, Tensor) and tensor.numel():
-            place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            owner = first.setdefault(place, name)
-            if owner != name:
-                found[name] = owner
-    return found

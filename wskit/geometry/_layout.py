@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wskit._checks import check_tensor, check_weights
+from wskit._weights import ties
 from wskit.errors import GeometryError
 
 
@@ -91,6 +92,7 @@ def layout_of(weights: Mapping[str, Tensor], *, names: Iterable[str] | None = No
     ([('w', 0, 6), ('b', 6, 9)], ('n',))
     """
     wanted = None if names is None else set(names)
+    check_weights(weights, GeometryError)
     known_ties = ties(weights)
     slots: list[Slot] = []
     tied: list[tuple[str, str]] = []
@@ -243,21 +245,3 @@ def header(weights: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], t
     tensor = weights[name]
     check_tensor(tensor, GeometryError, repr(name))
     return tuple(tensor.shape), tensor.dtype
-
-
-def ties(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names of tied tensors, each with the first name of the same memory."""
-    check_weights(weights, GeometryError)
-    if hasattr(weights, "ties"):
-        return dict(weights.ties)
-    if not isinstance(weights, dict):  # an address tells nothing once its tensor is gone
-        return {}
-    first: dict[object, str] = {}
-    found = {}
-    for name, tensor in weights.items():
-        if tensor.numel():
-            place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            owner = first.setdefault(place, name)
-            if owner != name:
-                found[name] = owner
-    return found

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wskit._checks import check_weights
+from wskit._weights import ties
 from wskit.errors import GeometryError
-from wskit.geometry._layout import header, ties
+from wskit.geometry._layout import header
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def apply_permutation(
                 f"each number from 0 to {sizes[group] - 1} once."
             )
     permuted: dict[str, Tensor] = {}
+    check_weights(weights, GeometryError)
     known_ties = ties(weights)
     for name, axes in tables.items():
         owner = known_ties.get(name, name)

@@ -8,9 +8,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from wskit._checks import check_weights
+from wskit._weights import is_statistic
 from wskit.errors import LandscapeError
-
-_STATISTICS = ("running_mean", "running_var")
 
 
 def checked(models: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -83,7 +82,7 @@ def weight_names(weights: Mapping[str, Tensor]) -> list[str]:
     return [
         name
         for name, tensor in weights.items()
-        if tensor.is_floating_point() and name.rpartition(".")[2] not in _STATISTICS
+        if tensor.is_floating_point() and not is_statistic(name)
     ]
 
 
