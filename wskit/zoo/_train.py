@@ -28,7 +28,7 @@ from wskit.zoo._zoo import Zoo
 
 _LOG = logging.getLogger("wskit")
 _VERSION = 1  # of the training itself: models of another version are not reused
-BLOCK_SIZE = 32
+_BLOCK_SIZE, _BLOCK_SIZE_GPU = 32, 1024
 
 
 @runtime_checkable
@@ -56,8 +56,9 @@ class Compute:
         products; "vmap" is `torch.vmap` over the network for one model; "loop" takes one model
         after the other. None means "batched" for `SmallCNN` and `MLP`, on which it is the
         fastest, and "vmap" for modules.
-    block_size : int, default 32
-        Models that are trained together.
+    block_size : int, optional
+        Models that are trained together; it does not change what they become. None means 32, and
+        1024 on a GPU, which has not enough to do with fewer (``benchmarks/gpu.py``).
     device : torch.device or str, optional
         None means where ``data.train_x`` is.
     n_jobs : int, optional
@@ -67,7 +68,7 @@ class Compute:
     """
 
     form: Form | None = None
-    block_size: int = BLOCK_SIZE
+    block_size: int | None = None
     device: torch.device | str | None = None
     n_jobs: int | None = None
 
@@ -114,8 +115,8 @@ def train_zoo(
         Epochs whose weights and metrics are kept as well, of the models that train beyond them. 0
         is the state before training. The last state is always kept.
     compute : Compute, optional
-        Form, size of the blocks, device. On a GPU, larger blocks pay.
-        The number of threads is that of `torch.set_num_threads`, and one is a good choice.
+        Form, size of the blocks, device. The number of threads is that of
+        `torch.set_num_threads`, and one is a good choice.
     folder : path, optional
         Where each finished block is written, in safetensors and Parquet. Models that are found
         there, trained from the same row and seed on the same data, are not trained again, in
@@ -252,9 +253,11 @@ def _blocks(
         for zoo in _found(place, keys, list(network.shapes)):
             yield zoo, False
             rows = rows[~rows.run.isin(zoo.records.run)]
+    on_gpu = images.train[0].is_cuda
+    size = compute.block_size or (_BLOCK_SIZE_GPU if on_gpu else _BLOCK_SIZE)
     tasks = (
         joblib.delayed(train_block)(network, images, block, epochs, form)
-        for block in _plan(rows, len(images.train[0]), compute.block_size)
+        for block in _plan(rows, len(images.train[0]), size)
     )
     for zoo in results(tasks, n_jobs=compute.n_jobs, error=ZooError, kept=place):
         if place is not None:
@@ -267,7 +270,8 @@ def _checked_form(compute: Compute, network: Network) -> Form:
         raise ZooError(
             f"compute must be a Compute, got {compute!r}; give zoo.Compute(block_size=32), say."
         )
-    check_whole(compute.block_size, ZooError, "block_size")
+    if compute.block_size is not None:
+        check_whole(compute.block_size, ZooError, "block_size")
     if compute.form is not None:
         check_choice(compute.form, Form, ZooError, "form")
     return compute.form or ("vmap" if isinstance(network, OwnModule) else "batched")
