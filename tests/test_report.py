@@ -336,7 +336,7 @@ def test_an_earlier_report_is_replaced_whole(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         patch.setattr("os.fsync", fail)
-        with pytest.raises(CheckpointError, match="No space left on device"):
+        with pytest.raises(ReportError, match="No space left on device"):
             report.write_report(two, path)
     assert path.read_bytes() == first
     assert list(tmp_path.iterdir()) == [path]

@@ -221,7 +221,7 @@ def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, T
         raise AveragingError("a list of models is needed, got one mapping; put it in a list.")
     found = {f"model {number}": model for number, model in enumerate(models, start=1)}
     if not found:
-        raise AveragingError("there are no models to average.")
+        raise AveragingError("there are no models to average; give one at least.")
     return found
 
 

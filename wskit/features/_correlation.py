@@ -55,8 +55,9 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     Returns
     -------
     Tensor of shape () or (models,)
-        In [0, 1]; NaN if there are no two neurons to compare, or `W` holds NaN. Gradients flow
-        through it. Of random directions it is `correlation_chance` on average: compare with that.
+        In [0, 1]; NaN if there are no two neurons to compare, or `W` holds NaN, inf or values
+        whose squares overflow. Gradients flow through it. Of random directions it is
+        `correlation_chance` on average: compare with that.
 
     Raises
     ------
@@ -90,8 +91,8 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     total = _sum_of_pairs(unit.flatten(0, 1)).unflatten(0, n_pairs.shape)
     each = total / torch.where(n_pairs > 0, n_pairs, 1.0)
     n_channels = (n_pairs > 0).sum(dim=1)
-    # A norm of NaN is no live neuron, and must not be taken for a dead one.
-    undefined = (n_channels == 0) | norms.isnan().any(dim=(1, 2, 3))
+    # A norm of NaN is no live neuron, and must not be taken for a dead one; one of inf has no unit.
+    undefined = (n_channels == 0) | ~norms.isfinite().all(dim=3).all(dim=2).all(dim=1)
     mean = each.sum(dim=1) / torch.where(undefined, 1, n_channels)
     mean = torch.where(undefined, torch.nan, mean)
     return mean if stacked else mean[0]
@@ -371,7 +372,8 @@ def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
     Returns
     -------
     Tensor of shape ()
-        Differentiable. A layer without two live neurons adds 0.
+        Differentiable. A layer without two live neurons adds 0; NaN if a layer holds NaN, inf or
+        values whose squares overflow. Integer and complex tensors add nothing.
 
     Raises
     ------
@@ -387,11 +389,14 @@ def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
     (0.6, [0.0, 0.800000011920929])
     """
     shapes = _layers({name: empty[None] for name, empty in headers(weights).items()})
-    terms = []
-    for name, shape in shapes.items():
-        rho = weight_correlation(weights[name].reshape(shape[1:]))
-        terms.append(torch.where(rho.isnan(), 0.0, rho))
+    terms = [_term(weights[name].reshape(shape[1:])) for name, shape in shapes.items()]
     return torch.stack(terms).sum()
+
+
+def _term(W: Float[Tensor, "O I ..."]) -> Float[Tensor, ""]:
+    rho = weight_correlation(W)
+    norm = torch.linalg.vector_norm(W, dtype=torch.promote_types(W.dtype, torch.float32))
+    return torch.where(rho.isnan() & norm.isfinite(), 0.0, rho)
 
 
 def _correlations(

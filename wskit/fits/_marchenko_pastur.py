@@ -104,7 +104,7 @@ class MarchenkoPastur:
         For a square matrix it grows without bound towards 0, and is inf there.
         """
         x = np.atleast_1d(numbers(x, FitError, "x"))
-        density = np.zeros_like(x)
+        density = np.where(np.isnan(x), np.nan, 0.0)
         inside = (x > self.lambda_minus) & (x < self.lambda_plus)
         y = x[inside]
         root = np.sqrt((self.lambda_plus - y) * (y - self.lambda_minus))
@@ -219,7 +219,7 @@ def fit_marchenko_pastur(
     (0.1, 1)
     """
     check_choice(method, Method, FitError, "method")
-    values = _checked(eigenvalues, N, M)
+    values = checked(eigenvalues, N, M)
     if method == "weightwatcher":
         sigma, edge = fit_weightwatcher(values, N, M)
         law = MarchenkoPastur(sigma, N, M)
@@ -240,7 +240,7 @@ def fit_marchenko_pastur(
     )
 
 
-def _checked(eigenvalues: ArrayLike, N: int, M: int) -> Float[np.ndarray, " n"]:
+def checked(eigenvalues: ArrayLike, N: int, M: int) -> Float[np.ndarray, " n"]:
     """Return the eigenvalues in ascending order, or say why they cannot be fitted."""
     values = np.sort(numbers(eigenvalues, FitError, "eigenvalues"), axis=None)
     if not N >= M >= 1:

@@ -6,9 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wskit._checks import numbers
-from wskit.errors import FitError
-from wskit.fits._marchenko_pastur import MPFit, fit_marchenko_pastur
+from wskit.fits._marchenko_pastur import MPFit, checked, fit_marchenko_pastur
 from wskit.fits._power_law import PowerLawFit, fit_power_law
 
 __all__ = ["FEW_EIGENVALUES", "Phase", "PhaseName", "caveats", "classify_phase"]
@@ -122,10 +120,10 @@ def classify_phase(
     >>> classify_phase(np.linalg.eigvalsh(W.T @ W), N=400, M=200).name
     'bulk+spikes'
     """
-    values = numbers(eigenvalues, FitError, "eigenvalues")
-    zero_share = np.mean(values <= ZERO * values.max(initial=0)) if values.size else 0.0
+    values = checked(eigenvalues, N, M)
+    zero_share = np.mean(values <= ZERO * values[-1])
     evidence = {"zero_share": float(zero_share)}
-    if COLLAPSED_SHARE < zero_share < 1:
+    if zero_share > COLLAPSED_SHARE:
         rule = f"more than {COLLAPSED_SHARE:.0%} of the eigenvalues are zero"
         return Phase("rank-collapse", evidence, rule)
 

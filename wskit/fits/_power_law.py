@@ -56,7 +56,7 @@ class PowerLawFit:
         array([0.  , 2.  , 0.25])
         """
         ratio = np.atleast_1d(numbers(x, FitError, "x")) / self.xmin
-        density = np.zeros_like(ratio)
+        density = np.where(np.isnan(ratio), np.nan, 0.0)
         tail = ratio >= 1
         density[tail] = (self.alpha - 1) / self.xmin * ratio[tail] ** -self.alpha
         return density

@@ -151,12 +151,13 @@ class _Products:
         for name in names:
             a = reference[name].detach().double()
             b = weights[name].detach().to(a)
-            squares += [float(a.square().sum()), float(b.square().sum())]
-            if not np.isfinite(squares).all():
-                raise GeometryError(
-                    f"tensor {name!r} holds NaN or inf in one of the two networks, which cannot "
-                    "be matched."
-                )
+            for place, (values, whose) in enumerate(((a, "the reference"), (b, "the weights"))):
+                squares[place] += float(values.square().sum())
+                if not np.isfinite(squares[place]):
+                    raise GeometryError(
+                        f"tensor {name!r} of {whose} holds NaN or inf, which cannot be matched; "
+                        "give a network that did not diverge."
+                    )
             self._pairs[name] = a, b, tables[name]
             for axis, table in enumerate(tables[name]):
                 for group in table:

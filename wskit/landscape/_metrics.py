@@ -38,6 +38,7 @@ def classification_metrics(
     Returns
     -------
     dict of str to Tensor
+        Where the loss is NaN, as the logits hold NaN or inf, the accuracy is NaN as well.
 
     Examples
     --------
@@ -52,7 +53,8 @@ def classification_metrics(
         "give floating logits (images, classes) and for each image a class from 0",
     ):
         loss = functional.cross_entropy(logits.mT[None], y[None])
-    return {"loss": loss, "accuracy": (logits.argmax(-1) == y).to(loss.dtype).mean()}
+    accuracy = (logits.argmax(-1) == y).to(loss.dtype).mean()
+    return {"loss": loss, "accuracy": torch.where(loss.isnan(), loss.detach(), accuracy)}
 
 
 def zoo_metrics(

@@ -217,8 +217,8 @@ def loss_plane(
     models = checked([w1, w2, w3])
     plane = plane_through(*models)
     default = plane.grid()
-    columns = default[0] if x is None else numbers(x, LandscapeError, "x").copy()
-    rows = default[1] if y is None else numbers(y, LandscapeError, "y").copy()
+    columns = default[0] if x is None else _coordinates(x, "x")
+    rows = default[1] if y is None else _coordinates(y, "y")
     points = np.stack(np.meshgrid(columns, rows), -1)
     coefficients = plane.coefficients(points.reshape(-1, 2))
     table = evaluate_mixtures(evaluate, models, coefficients, compute=compute)
@@ -232,6 +232,15 @@ def loss_plane(
     return LossPlane(
         read_only(columns), read_only(rows), measures, plane.corners, names, read_only(evaluated)
     )
+
+
+def _coordinates(values: ArrayLike, what: str) -> np.ndarray:
+    found = numbers(values, LandscapeError, what).copy()
+    if found.ndim != 1:
+        raise LandscapeError(
+            f"{what} must be a row of coordinates, got the shape {found.shape}; flatten it."
+        )
+    return found
 
 
 def loss_simplex(

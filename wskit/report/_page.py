@@ -8,7 +8,7 @@ import pandas as pd
 
 from wskit._texts import DASH, size_text
 from wskit.checkpoints._save_file import atomic
-from wskit.errors import ReportError
+from wskit.errors import CheckpointError, ReportError
 from wskit.report import _tables as tables
 from wskit.report._pictures import Picture, depth_picture, spectrum_picture
 from wskit.report._report import Comparison, Provenance, Report, Specimen
@@ -61,9 +61,7 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ReportError
-        If the suffix or the folder is not as said, or another file is there.
-    CheckpointError
-        If it cannot be written.
+        If the suffix or the folder is not as said, another file is there, or it cannot be written.
 
     Examples
     --------
@@ -76,8 +74,11 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     """
     target = check_target(path)
     content = page(report).encode("utf-8")
-    with atomic(target) as file:
-        file.write(content)
+    try:
+        with atomic(target) as file:
+            file.write(content)
+    except CheckpointError as error:
+        raise ReportError(str(error)) from error
     return target
 
 

@@ -39,6 +39,8 @@ def held_out_score(
     -------
     callable
         Maps weights, with the names of ``module.state_dict()``, to the share of right answers.
+        Logits that hold NaN are no answer, and count as a wrong one: where all do, the score is
+        0, so that `greedy_soup` tries such weights last.
 
     Raises
     ------
@@ -62,10 +64,14 @@ def held_out_score(
         load(own, weights, "the weights")
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
         with torch.no_grad():
-            right = [(_logits(own, part).argmax(-1) == wanted).sum() for part, wanted in parts]
+            right = [_count_right(_logits(own, part), wanted) for part, wanted in parts]
         return int(torch.stack(right).sum()) / len(x)
 
     return score
+
+
+def _count_right(logits: Tensor, wanted: Tensor) -> Tensor:
+    return ((logits.argmax(-1) == wanted) & ~logits.isnan().any(-1)).sum()
 
 
 def logit_ensemble(

@@ -142,7 +142,8 @@ def spectra(
     weights : mapping of str to Tensor
         Read one tensor at a time.
     names : iterable of str, optional
-        Of the `inventory`. None means all that have a matrix.
+        Of the `inventory`, which lists every tensor that has no matrix, one of integers or complex
+        numbers say, with the reason. None means all that have one; any other raises.
     conv, qkv
         The rules, see `ConvRule` and `QkvRule`.
     device : torch.device or str, optional

@@ -78,6 +78,8 @@ def matrices(
     W : Tensor of shape (N, M), or (n_matrices, N, M)
         A view of the tensor where that is possible, in its own dtype and on its own device.
         Low-rank pairs are left out: their product is never formed (see `low_rank_spectrum`).
+        So are vectors, and tensors of integers or complex numbers: `inventory` lists every one,
+        with the reason.
 
     See Also
     --------

@@ -155,8 +155,10 @@ def _refuse(table: pd.DataFrame, name: str, bad: Any, wanted: str) -> None:
     rows = np.flatnonzero(np.asarray(bad))
     if rows.size:
         value = table[name].iloc[rows[0]]
+        value = value.item() if isinstance(value, np.generic) else value
         raise ZooError(
-            f"row {rows[0]} of the hyper-parameters: {name} must be {wanted}, got {value!r}."
+            f"row {rows[0]} of the hyper-parameters: {name} must be {wanted}, got {value!r}; "
+            "change it."
         )
 
 
