@@ -441,7 +441,9 @@ places = pd.DataFrame(seen.coordinates - seen.base, columns=["x", "y"]).assign(t
 
 # %% tags=["nbval-ignore-output"]
 corners = dict(zip(names, bodies(tuned[0], version == 0), strict=True))
-explorer = widgets.RegionExplorer(corners, shown, base=bases[0], map=places[version == 0])
+explorer = widgets.RegionExplorer(
+    corners, shown, base=bases[0], map=places[version == 0], unit="nats"
+)
 explorer.first, explorer.second, explorer.third = "digit 0", "hole 0", "prime 0"
 explorer.wait()
 explorer
