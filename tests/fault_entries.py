@@ -46,6 +46,11 @@ def squares(weights):
 evaluate = landscape.one_by_one(squares)
 
 
+def diverged(net_of_nan):
+    torch.nn.init.constant_(net_of_nan[0].bias, float("nan"))
+    return net_of_nan
+
+
 def symmetries():
     return geometry.sequential_symmetries(net())
 
@@ -90,18 +95,16 @@ def table(**columns):
     return pd.DataFrame({"epochs": 1.0, **columns}, index=range(2))
 
 
-ZOO_FAULTS = {
-    "empty": lambda: table().iloc[:0],
-    "NaN": lambda: table(learning_rate=float("nan")),
-    "inf": lambda: table(learning_rate=float("inf")),
-    "wrong dtype": lambda: table(learning_rate="fast"),
-    "wrong choice": lambda: table(optimizer="lion"),
-    "negative": lambda: table(learning_rate=-1.0),
-    "unknown column": lambda: table(lr=0.1),
-    "huge": lambda: table(learning_rate=1e30),
-    "no table": lambda: {"epochs": [1.0]},
-    "one element": lambda: table().iloc[:1],
-}
+def resnet():
+    return {
+        "conv1.weight": draw(4, 3, 3, 3),
+        "layer1.0.conv1.weight": draw(4, 4, 3, 3),
+        "layer1.0.conv2.weight": draw(4, 4, 3, 3),
+        "linear.weight": draw(3, 4),
+    }
+
+
+RESNETS = within(resnet, "layer1.0.conv2.weight")
 TRANSFORMER = torch.nn.TransformerEncoderLayer(4, nhead=2, dim_feedforward=6)
 TRANSFORMERS = within(TRANSFORMER.state_dict, "linear2.weight")
 ARCHITECTURES = {
@@ -333,9 +336,20 @@ ENTRIES = {
     "geometry.sequential_symmetries": Entry(
         OTHER_WEIGHTS, lambda w: len(geometry.sequential_symmetries(w))
     ),
-    "geometry.resnet_symmetries": Entry(WEIGHTS, geometry.resnet_symmetries),
+    "geometry.resnet_symmetries": Entry(
+        {**RESNETS, "another network": net},
+        lambda w: geometry.resnet_symmetries(w)["layer1.0.conv2.weight"],
+    ),
+    "geometry.resnet_symmetries stem": Entry(
+        within(resnet, "conv1.weight"),
+        lambda w: geometry.resnet_symmetries(w)["layer1.0.conv2.weight"],
+    ),
     "geometry.transformer_symmetries": Entry(
         {**TRANSFORMERS, "another network": net},
+        lambda w: geometry.transformer_symmetries(w, n_heads=2)["linear2.weight"],
+    ),
+    "geometry.transformer_symmetries attention": Entry(
+        within(TRANSFORMER.state_dict, "self_attn.in_proj_weight"),
         lambda w: geometry.transformer_symmetries(w, n_heads=2)["linear2.weight"],
     ),
     # --- averaging
@@ -392,9 +406,21 @@ ENTRIES = {
         | {"empty": list},
         lambda f: averaging.fisher_average([net(), net(1)], f),
     ),
-    "averaging.fisher_diagonal": Entry(IMAGES, lambda x: averaging.fisher_diagonal(module(), x)),
+    "averaging.fisher_diagonal": Entry(
+        IMAGES, lambda x: averaging.fisher_diagonal(module().eval(), x)
+    ),
+    "averaging.fisher_diagonal module": Entry(
+        {
+            "training mode": module,
+            "NaN": lambda: diverged(module().eval()),
+            "wrong shape": lambda: torch.nn.Sequential(module(), torch.nn.Flatten(0)).eval(),
+            "no parameters": lambda: torch.nn.ReLU().eval(),
+        },
+        lambda m: averaging.fisher_diagonal(m, draw(5, 4)),
+    ),
     "averaging.fisher_diagonal n_draws": Entry(
-        STEPS, lambda n: averaging.fisher_diagonal(module(), draw(5, 4), n_draws=n)
+        {**STEPS, **scalars(wrong_dtype="x")},
+        lambda n: averaging.fisher_diagonal(module().eval(), draw(5, 4), n_draws=n),
     ),
     "averaging.recalibrate_bn": Entry(
         {name: (lambda make=make: [make()]) for name, make in IMAGES.items()}
@@ -420,60 +446,5 @@ ENTRIES = {
     "averaging.Trajectory capacity": Entry(STEPS, lambda n: averaging.Trajectory(n).steps),
     "averaging.Trajectory spectrum": Entry(
         scalars(empty=0), lambda _: averaging.Trajectory().spectrum()
-    ),
-    # --- zoo
-    "zoo.train_zoo": Entry(ZOO_FAULTS, lambda t: zoo.train_zoo(mlp, data(), t)),
-    "zoo.train_zoo model": Entry(ARCHITECTURES, lambda m: zoo.train_zoo(m, data(), table())),
-    "zoo.train_zoo images": Entry(IMAGES, lambda x: zoo.train_zoo(mlp, data(x), table())),
-    "zoo.train_zoo labels": Entry(LABEL_FAULTS, lambda y: zoo.train_zoo(mlp, data(y=y), table())),
-    "zoo.train_zoo seeds": Entry(
-        scalars(
-            empty=[], wrong_length=[1], wrong_dtype=["a", "b"], negative=[-1, -2], NaN=[np.nan] * 2
-        ),
-        lambda s: zoo.train_zoo(mlp, data(), table(), seeds=s),
-    ),
-    "zoo.train_zoo keep_epochs": Entry(
-        scalars(NaN=[np.nan], negative=[-1.0], wrong_dtype=["x"], huge=[1e300]),
-        lambda k: zoo.train_zoo(mlp, data(), table(), keep_epochs=k),
-    ),
-    "zoo.train_zoo compute": Entry(
-        {
-            "zero": lambda: zoo.Compute(block_size=0),
-            "wrong choice": lambda: zoo.Compute(form="x"),
-            "wrong dtype": lambda: "vmap",
-        },
-        lambda c: zoo.train_zoo(mlp, data(), table(), compute=c),
-    ),
-    "zoo.train_blocks": Entry(ZOO_FAULTS, lambda t: zoo.train_blocks(mlp, data(), t)),
-    "zoo.outputs": Entry(NET_STACKS, lambda w: zoo.outputs(mlp, w, draw(5, 4))),
-    "zoo.outputs x": Entry(IMAGES, lambda x: zoo.outputs(mlp, stacked(), x)),
-    "zoo.outputs activation": Entry(
-        scalars(wrong_length=["relu"], empty=[]),
-        lambda a: zoo.outputs(mlp, stacked(), draw(5, 4), activation=a),
-    ),
-    "zoo.Zoo": Entry(
-        STACKS | scalars(no_mapping=[1]),
-        lambda w: len(zoo.Zoo(w, pd.DataFrame({"run": [0, 1]}))),
-    ),
-    "zoo.concatenate": Entry(
-        {
-            "empty": list,
-            "other shapes": lambda: [a_zoo(), a_zoo(**{"fc1.weight": torch.ones(2, 2)})],
-            "other names": lambda: [a_zoo(), a_zoo(x=torch.ones(2, 2))],
-            "wrong dtype": lambda: [net()],
-        },
-        lambda zoos: len(zoo.concatenate(zoos)),
-    ),
-    "zoo.sample_hyperparameters": Entry(
-        {**STEPS, **scalars(wrong_dtype="x")}, lambda n: zoo.sample_hyperparameters(n, rng=0)
-    ),
-    "zoo.MLP": Entry(
-        scalars(
-            empty=(), one_element=(4,), negative=(4, -1), wrong_dtype=("a", "b"), wrong_shape=4
-        ),
-        lambda s: len(zoo.MLP(s).shapes),
-    ),
-    "zoo.SmallCNN": Entry(
-        {**STEPS, **scalars(wrong_dtype="x")}, lambda n: len(zoo.SmallCNN(channels=n).shapes)
     ),
 }

@@ -1,9 +1,11 @@
 """Bad input of every kind, and one line on what comes of it."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,10 +65,17 @@ def module() -> nn.Module:
 
 
 def within(weights: Callable[[], Mapping[str, Tensor]], name: str) -> Faults:
-    """In place of weights of any architecture: the matrix of this name is a bad one."""
-    bad = matrices(*weights()[name].shape)
+    """In place of weights of any architecture: the tensor of this name is a bad one."""
+    shape = weights()[name].shape
+
+    def bad(make: Callable[[], Any]) -> Mapping[str, Tensor]:
+        value = make()
+        whole = math.prod(value.shape) == shape.numel()
+        return {**weights(), name: value.reshape(shape) if whole else value}
+
+    made = matrices(shape[0], shape[1:].numel())
     return {
-        **{fault: (lambda make=make: {**weights(), name: make()}) for fault, make in bad.items()},
+        **{fault: (lambda make=make: bad(make)) for fault, make in made.items()},
         "no tensors": dict,
         "no mapping": lambda: list(weights().values()),
     }

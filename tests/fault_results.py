@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fault_entries import (
+    ARCHITECTURES,
     FEATURES,
     LABEL_FAULTS,
     LABELS,
@@ -12,6 +13,8 @@ from fault_entries import (
     STACKED_NETS,
     STEPS,
     Y,
+    a_zoo,
+    data,
     evaluate,
     held_out,
     metrics,
@@ -22,6 +25,7 @@ from fault_entries import (
     squares,
     stack,
     stacked,
+    table,
 )
 from fault_kit import (
     IMAGES,
@@ -42,9 +46,78 @@ from fault_kit import (
     scalars,
 )
 
-from wskit import checkpoints, features, landscape, predictors, report, soups
+from wskit import checkpoints, features, landscape, predictors, report, soups, zoo
+
+ZOO_FAULTS = {
+    "empty": lambda: table().iloc[:0],
+    "NaN": lambda: table(learning_rate=float("nan")),
+    "inf": lambda: table(learning_rate=float("inf")),
+    "wrong dtype": lambda: table(learning_rate="fast"),
+    "wrong choice": lambda: table(optimizer="lion"),
+    "negative": lambda: table(learning_rate=-1.0),
+    "unknown column": lambda: table(lr=0.1),
+    "huge": lambda: table(learning_rate=1e30),
+    "no table": lambda: {"epochs": [1.0]},
+    "one element": lambda: table().iloc[:1],
+}
+
 
 RESULT_ENTRIES = {
+    # --- zoo
+    "zoo.train_zoo": Entry(ZOO_FAULTS, lambda t: zoo.train_zoo(mlp, data(), t)),
+    "zoo.train_zoo model": Entry(ARCHITECTURES, lambda m: zoo.train_zoo(m, data(), table())),
+    "zoo.train_zoo images": Entry(IMAGES, lambda x: zoo.train_zoo(mlp, data(x), table())),
+    "zoo.train_zoo labels": Entry(LABEL_FAULTS, lambda y: zoo.train_zoo(mlp, data(y=y), table())),
+    "zoo.train_zoo seeds": Entry(
+        scalars(
+            empty=[], wrong_length=[1], wrong_dtype=["a", "b"], negative=[-1, -2], NaN=[np.nan] * 2
+        ),
+        lambda s: zoo.train_zoo(mlp, data(), table(), seeds=s),
+    ),
+    "zoo.train_zoo keep_epochs": Entry(
+        scalars(NaN=[np.nan], negative=[-1.0], wrong_dtype=["x"], huge=[1e300]),
+        lambda k: zoo.train_zoo(mlp, data(), table(), keep_epochs=k),
+    ),
+    "zoo.train_zoo compute": Entry(
+        {
+            "zero": lambda: zoo.Compute(block_size=0),
+            "wrong choice": lambda: zoo.Compute(form="x"),
+            "wrong dtype": lambda: "vmap",
+        },
+        lambda c: zoo.train_zoo(mlp, data(), table(), compute=c),
+    ),
+    "zoo.train_blocks": Entry(ZOO_FAULTS, lambda t: zoo.train_blocks(mlp, data(), t)),
+    "zoo.outputs": Entry(NET_STACKS, lambda w: zoo.outputs(mlp, w, draw(5, 4))),
+    "zoo.outputs x": Entry(IMAGES, lambda x: zoo.outputs(mlp, stacked(), x)),
+    "zoo.outputs activation": Entry(
+        scalars(wrong_length=["relu"], empty=[]),
+        lambda a: zoo.outputs(mlp, stacked(), draw(5, 4), activation=a),
+    ),
+    "zoo.Zoo": Entry(
+        STACKS | scalars(no_mapping=[1]),
+        lambda w: len(zoo.Zoo(w, pd.DataFrame({"run": [0, 1]}))),
+    ),
+    "zoo.concatenate": Entry(
+        {
+            "empty": list,
+            "other shapes": lambda: [a_zoo(), a_zoo(**{"fc1.weight": torch.ones(2, 2)})],
+            "other names": lambda: [a_zoo(), a_zoo(x=torch.ones(2, 2))],
+            "wrong dtype": lambda: [net()],
+        },
+        lambda zoos: len(zoo.concatenate(zoos)),
+    ),
+    "zoo.sample_hyperparameters": Entry(
+        {**STEPS, **scalars(wrong_dtype="x")}, lambda n: zoo.sample_hyperparameters(n, rng=0)
+    ),
+    "zoo.MLP": Entry(
+        scalars(
+            empty=(), one_element=(4,), negative=(4, -1), wrong_dtype=("a", "b"), wrong_shape=4
+        ),
+        lambda s: len(zoo.MLP(s).shapes),
+    ),
+    "zoo.SmallCNN": Entry(
+        {**STEPS, **scalars(wrong_dtype="x")}, lambda n: len(zoo.SmallCNN(channels=n).shapes)
+    ),
     # --- features
     "features.canonical_weights": Entry(WEIGHTS, features.canonical_weights),
     "features.correlation_chance": Entry({**STEPS, **NUMBER}, features.correlation_chance),

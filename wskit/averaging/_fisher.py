@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from wskit._checks import calling, check_tensor, check_whole
 from wskit.averaging._average import checked, numbered
 from wskit.averaging._layout import Layout, all_finite, block_size, header, layout_of
 from wskit.averaging._lazy import LazyMerge, entries
@@ -119,7 +120,8 @@ def fisher_diagonal(
     Raises
     ------
     AveragingError
-        If the module is in training mode, there is no image, or `n_draws` is not positive.
+        If the module is in training mode or cannot be fed the images, there is no image, `n_draws`
+        is not positive, or a logit or a result is not finite.
 
     Examples
     --------
@@ -134,10 +136,11 @@ def fisher_diagonal(
     """
     if module.training:
         raise AveragingError("the module is in training mode; call its eval() first.")
-    if len(x) == 0 or (n_draws is not None and n_draws < 1):
-        raise AveragingError(
-            f"one image and one draw at least are needed, got {len(x)} and {n_draws}."
-        )
+    check_tensor(x, AveragingError, "x")
+    if x.ndim == 0 or len(x) == 0:
+        raise AveragingError(f"one image at least is needed, got the shape {tuple(x.shape)}.")
+    if n_draws is not None:
+        check_whole(n_draws, AveragingError, "n_draws")
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     generator = torch.Generator().manual_seed(seed)
 
@@ -147,10 +150,10 @@ def fisher_diagonal(
 
     gradients = torch.func.vmap(torch.func.grad(log_probability), (None, 0, 0))
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    n_at_once = max(1, _GRADIENTS // sum(p.numel() for p in parameters.values()))
+    n_at_once = max(1, _GRADIENTS // max(1, sum(p.numel() for p in parameters.values())))
     for images in x.split(max(1, n_at_once // 2)):
         with torch.no_grad():
-            p = module(images).double().softmax(-1)
+            p = _probabilities(module, images)
         if n_draws is None:
             labels, shares = torch.arange(p.shape[1], device=p.device).repeat(len(p)), p.flatten()
         else:
@@ -162,6 +165,12 @@ def fisher_diagonal(
             of_part = gradients(parameters, images[owners[part]], labels[part])
             for name, g in of_part.items():
                 total[name] += torch.tensordot(shares[part].to(g.dtype), g.square_(), 1) / len(x)
+    for name, F in total.items():
+        if not all_finite(F):
+            raise AveragingError(
+                f"the Fisher diagonal of tensor {name!r} holds NaN or inf; look for such values in "
+                "the images, or scale them down."
+            )
     first = {id(p): name for name, p in module.named_parameters()}
     tied = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
     return {
@@ -169,6 +178,24 @@ def fisher_diagonal(
         for name, tensor in module.state_dict().items()
         if tensor.is_floating_point()
     }
+
+
+def _probabilities(module: nn.Module, images: Tensor) -> Tensor:
+    with calling(AveragingError, "the module", "give it images that it is made for"):
+        logits = module(images)
+    check_tensor(logits, AveragingError, "what the module makes of images")
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise AveragingError(
+            "the module must map images to logits of shape (images, classes), and made "
+            f"{tuple(logits.shape)} of {len(images)} images; wrap it."
+        )
+    if not logits.isfinite().all():
+        raise AveragingError(
+            "the module's logits hold NaN or inf, and so no probabilities; look for such values "
+            "in the images and in the weights."
+        )
+    p: Tensor = logits.double().softmax(-1)
+    return p
 
 
 class _FisherMerge(LazyMerge):

@@ -127,7 +127,8 @@ def resnet_symmetries(weights: Mapping[str, Tensor]) -> Symmetries:
     stems = [n for n in weights if n.endswith("conv1.weight") and not _IN_BLOCK.search(n)]
     if len(stems) != 1:
         raise GeometryError(
-            f"a ResNet has one weight 'conv1.weight' before its layers, and these have {stems}."
+            f"a ResNet has one weight 'conv1.weight' before its layers, and these have {stems}; "
+            "write the symmetries of another network by hand."
         )
     prefix = stems[0].removesuffix("conv1.weight")
     shapes = {
@@ -135,6 +136,12 @@ def resnet_symmetries(weights: Mapping[str, Tensor]) -> Symmetries:
         for name in weights
         if name.startswith(prefix)
     }
+    for name, shape in shapes.items():
+        if name.endswith(".weight") and not shape:
+            raise GeometryError(
+                f"tensor {prefix + name!r} is a scalar, and a weight of a ResNet has an axis of "
+                "channels; these are not the weights of one."
+            )
     parts: dict[str, tuple[Axis, Axis]] = {}  # module -> its outputs' axis and its inputs'
     stream: tuple[Run, ...] = (Run("stem", 0, shapes["conv1.weight"][0]),)
     parts["conv1"], parts["bn1"] = (stream, None), (stream, None)
@@ -210,7 +217,13 @@ def transformer_symmetries(weights: Mapping[str, Tensor], *, n_heads: int) -> Sy
         if parameter != "in_proj_weight" or attention.rpartition(".")[2] not in _ATTENTION:
             continue
         attentions.add(f"{attention}.")
-        width = header(weights, name)[0][1]
+        shape = header(weights, name)[0]
+        if len(shape) != 2:
+            raise GeometryError(
+                f"tensor {name!r} is that of an attention, which is a matrix, and has the shape "
+                f"{shape}; these are not the weights of one."
+            )
+        width = shape[1]
         if n_heads < 1 or width % n_heads:
             raise GeometryError(
                 f"tensor {name!r} is that of an attention of width {width}, which {n_heads} heads "
