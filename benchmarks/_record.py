@@ -172,11 +172,13 @@ def _row(cells: Any) -> str:
 
 
 def command(name: str, arguments: Sequence[str]) -> str:
-    """Return the command line of a run whose options are not the defaults, or nothing."""
-    places = [
-        i for i, word in enumerate(arguments) if "--results" in arguments[max(0, i - 1) : i + 1]
-    ]
-    said = " ".join(shlex.quote(word) for i, word in enumerate(arguments) if i not in places)
+    """Return the command line of a run whose options are not the defaults, or nothing.
+
+    Of a path only the name is told, and nothing of where the results went.
+    """
+    pairs = zip(["", *arguments], arguments, strict=False)
+    told = [word for before, word in pairs if "--results" not in (before, word)]
+    said = " ".join(shlex.quote(Path(word).name) for word in told)
     return f"`python benchmarks/{name}.py {said}`  " if said else ""
 
 

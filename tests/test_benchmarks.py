@@ -104,6 +104,19 @@ def test_a_new_file_has_the_sections_in_order(modules, record, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("", ""),
+        ("--results /tmp/mine.md", ""),
+        ("--rows fits --results x.md --weights /home/me/w.th", "--rows fits --weights w.th"),
+    ],
+)
+def test_a_command_line_tells_options_and_no_places(record, said, line):
+    expected = f"`python benchmarks/spectral.py {line}`  " if line else ""
+    assert record.command("spectral", said.split()) == expected
+
+
+@pytest.mark.parametrize(
     ("theirs", "ours", "goal", "cells"),
     [
         ([4, 6, 8], [1, 2, 3], 3, "6 (4 to 8) | 2 (1 to 3) | 3x | 4x | >= 3x | yes | - |"),
