@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wskit.errors import ZooError
+from wskit.errors import FeatureError
 from wskit.features import (
     correlation_chance,
     correlation_features,
@@ -111,7 +111,7 @@ def test_chance_is_what_random_directions_have(d):
 
 def test_chance_of_many_dimensions():
     assert correlation_chance(10**6) == pytest.approx(math.sqrt(2 / (math.pi * 10**6)), rel=1e-6)
-    with pytest.raises(ZooError, match="got d=0"):
+    with pytest.raises(FeatureError, match="got d=0"):
         correlation_chance(0)
 
 
@@ -177,7 +177,7 @@ def test_the_table_of_some_layers():
     empty = correlation_table({"bias": torch.zeros(3)}, names=[])
     assert len(empty) == 0
     assert (empty.columns == whole.columns).all()
-    with pytest.raises(ZooError, match=r"'conv\.bias' is no dense layer and no convolution"):
+    with pytest.raises(FeatureError, match=r"'conv\.bias' is no dense layer and no convolution"):
         correlation_table(MODEL, names=["conv.bias"])
 
 
@@ -293,9 +293,9 @@ def test_pac_bayes_grows_with_correlation():
 
 def test_pac_bayes_needs_both_ends_of_training():
     W = randn(2, 4, 3)
-    with pytest.raises(ZooError, match=r"'w' has the shapes \(2, 4, 3\) and \(1, 4, 3\)"):
+    with pytest.raises(FeatureError, match=r"'w' has the shapes \(2, 4, 3\) and \(1, 4, 3\)"):
         pac_bayes_measure({"w": W}, {"w": W[:1]})
-    with pytest.raises(ZooError, match=r"'b' has the shapes \(2, 4, 3\) and None"):
+    with pytest.raises(FeatureError, match=r"'b' has the shapes \(2, 4, 3\) and None"):
         pac_bayes_measure({"w": W, "b": W}, {"w": W})
     bad = W.clone()
     bad[0, 0, 0] = torch.nan
@@ -371,12 +371,12 @@ def test_correlation_on_cuda_equals_that_on_cpu():
     ],
 )
 def test_what_has_no_neurons_is_refused(W, stacked, message):
-    with pytest.raises(ZooError, match=message):
+    with pytest.raises(FeatureError, match=message):
         weight_correlation(W, stacked=stacked)
 
 
 def test_a_model_without_layers_is_refused():
-    with pytest.raises(ZooError, match="none of the tensors 'bias' holds one"):
+    with pytest.raises(FeatureError, match="none of the tensors 'bias' holds one"):
         correlation_table({"bias": torch.zeros(3)})
-    with pytest.raises(ZooError, match="a dense layer or a convolution is needed"):
+    with pytest.raises(FeatureError, match="a dense layer or a convolution is needed"):
         correlation_features({"experts": torch.zeros(2, 3, 4, 5)})

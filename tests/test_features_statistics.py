@@ -4,7 +4,7 @@ import pytest
 import scipy.special
 import torch
 
-from wskit.errors import ZooError
+from wskit.errors import FeatureError
 from wskit.features import (
     canonical_weights,
     output_statistics,
@@ -295,7 +295,7 @@ def test_permuted_copies_have_one_canonical_form():
     ],
 )
 def test_what_is_no_chain_is_refused(weights, message):
-    with pytest.raises(ZooError, match=message):
+    with pytest.raises(FeatureError, match=message):
         canonical_weights(weights)
 
 
@@ -311,16 +311,18 @@ def test_what_is_no_chain_is_refused(weights, message):
     ],
 )
 def test_stacks_that_do_not_fit_are_refused(features, weights, message):
-    with pytest.raises(ZooError, match=message):
+    with pytest.raises(FeatureError, match=message):
         features(weights)
 
 
 def test_a_zoo_without_matrices_has_no_spectra():
-    with pytest.raises(ZooError, match=r"none of the tensors 'a', 'b' holds one; dense layers are"):
+    with pytest.raises(
+        FeatureError, match=r"none of the tensors 'a', 'b' holds one; dense layers are"
+    ):
         spectral_features({"a": randn(2, 3), "b": randn(2, 1, 3)})
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 0, 5), (3, 4, 1), (0, 4, 5)])
 def test_outputs_of_another_shape_are_refused(shape, without_type_checks):
-    with pytest.raises(ZooError, match=r"outputs of the shape|there are no models"):
+    with pytest.raises(FeatureError, match=r"outputs of the shape|there are no models"):
         output_statistics(torch.zeros(*shape))

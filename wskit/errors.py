@@ -29,8 +29,8 @@ class ZooError(WskitError, ValueError):
     """A zoo of models cannot be trained, read or put together as asked."""
 
 
-class FeatureError(WskitError, RuntimeError):
-    """A table of many models cannot be computed or kept as asked."""
+class FeatureError(WskitError, ValueError):
+    """Features of models cannot be computed, or their table kept, as asked."""
 
 
 class PredictorError(WskitError, ValueError):

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from wskit._checks import check_tensor, number
-from wskit.errors import ZooError
+from wskit.errors import FeatureError
 from wskit.features._stacks import (
     TEXT,
     as_table,
@@ -61,7 +61,7 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
 
     Raises
     ------
-    ZooError
+    FeatureError
         If `W` has too few dimensions, or is not of a floating dtype.
 
     Examples
@@ -72,10 +72,10 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     >>> round(weight_correlation(W).item(), 4)
     0.4714
     """
-    check_tensor(W, ZooError, "W")
+    check_tensor(W, FeatureError, "W")
     if W.ndim < 2 + stacked or not W.is_floating_point() or W.numel() == 0:
         shape = "(models, O, I) or (models, O, I, *kernel)" if stacked else "(O, I, *kernel)"
-        raise ZooError(
+        raise FeatureError(
             f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}."
         )
     if W.dtype not in (torch.float32, torch.float64):
@@ -144,7 +144,7 @@ def correlation_chance(d: int) -> float:
 
     Raises
     ------
-    ZooError
+    FeatureError
         If `d` is less than 1.
 
     Examples
@@ -152,8 +152,8 @@ def correlation_chance(d: int) -> float:
     >>> [round(correlation_chance(d), 3) for d in (1, 2, 9, 64)]
     [1.0, 0.637, 0.273, 0.1]
     """
-    if number(d, ZooError, "d") < 1:
-        raise ZooError(f"a direction needs one dimension at least, got d={d}.")
+    if number(d, FeatureError, "d") < 1:
+        raise FeatureError(f"a direction needs one dimension at least, got d={d}.")
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
 
 
@@ -192,7 +192,7 @@ def correlation_table(
 
     Raises
     ------
-    ZooError
+    FeatureError
         If no tensor is a dense layer or a convolution, or one of `names` is none.
 
     Examples
@@ -208,7 +208,7 @@ def correlation_table(
     chosen = list(shapes) if wanted is None else wanted
     for name in chosen:
         if name not in shapes:
-            raise ZooError(f"{name!r} is no dense layer and no convolution; see `inventory`.")
+            raise FeatureError(f"{name!r} is no dense layer and no convolution; see `inventory`.")
     rows = []
     for name in tqdm(chosen, disable=not progress, unit="layer"):
         shape = shapes[name][1:]
@@ -267,7 +267,7 @@ def correlation_features(
 
     Raises
     ------
-    ZooError
+    FeatureError
         If no tensor is a dense layer or a convolution, or the first axes differ.
 
     Examples
@@ -320,7 +320,7 @@ def pac_bayes_measure(
 
     Raises
     ------
-    ZooError
+    FeatureError
         If the two differ in names or shapes, or no tensor is a dense layer or a convolution.
 
     Examples
@@ -337,7 +337,7 @@ def pac_bayes_measure(
     for name in {**known, **before}:
         shapes = [tuple(m[name].shape) if name in m else None for m in (known, before)]
         if shapes[0] != shapes[1]:
-            raise ZooError(
+            raise FeatureError(
                 f"weights after and before training are needed, and tensor {name!r} has the "
                 f"shapes {shapes[0]} and {shapes[1]}"
                 f"{', where None is no floating tensor' if None in shapes else ''}."
@@ -377,7 +377,7 @@ def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
 
     Raises
     ------
-    ZooError
+    FeatureError
         If no tensor is a dense layer or a convolution.
 
     Examples
@@ -424,7 +424,7 @@ def _layers(known: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         if kind in ("matrix", "convolution")
     }
     if not kinds:
-        raise ZooError("a dense layer or a convolution is needed, and there is none.")
+        raise FeatureError("a dense layer or a convolution is needed, and there is none.")
     shapes = {name: tuple(known[name].shape) for name in kinds}
     # Axes of one in front of a matrix are ignored, as `inventory` does.
     return {

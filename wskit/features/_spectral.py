@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from wskit._checks import check_choice
-from wskit.errors import SpectrumError, ZooError
+from wskit.errors import FeatureError, SpectrumError
 from wskit.features import _weightwatcher
 from wskit.features._stacks import TEXT
 from wskit.fits import PowerLawFit, alpha_interval, caveats, fit_laws
@@ -173,7 +173,7 @@ def summary(table: pd.DataFrame) -> pd.Series:
     """
     sizes = {"layer_id", "N", "M", "Q", "rf", "n_matrices", "n_eigenvalues", "num_evals"}
     if not isinstance(table, pd.DataFrame) or not {"log_norm", "alpha"} <= {*table.columns}:
-        raise ZooError(
+        raise FeatureError(
             f"a table of `spectral_table` is needed, got a {type(table).__name__} without its "
             "columns; make it first."
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wskit._checks import check_choice, check_weights
-from wskit.errors import ZooError
+from wskit.errors import FeatureError
 from wskit.spectra import inventory
 
 TEXT = pd.Series([""]).dtype  # of a column of reasons, whether or not one is missing
@@ -28,7 +28,7 @@ def headers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A lazy mapping that does not tell them is read one tensor at a time.
     """
-    check_weights(weights, ZooError)
+    check_weights(weights, FeatureError)
     found = {name: _header(weights, name) for name in weights}
     return {name: empty for name, empty in found.items() if empty.is_floating_point()}
 
@@ -45,27 +45,29 @@ def _header(weights: Any, name: str) -> Tensor:
 def count_models(known: Mapping[str, Tensor]) -> int:
     """Return the length of the first axis, or say which tensor of the stack does not fit."""
     if not known:
-        raise ZooError("stacked weights (models, ...) are needed, and there is no floating tensor.")
+        raise FeatureError(
+            "stacked weights (models, ...) are needed, and there is no floating tensor."
+        )
     first = next(iter(known))
     for name, stack in known.items():
         if stack.ndim == 0:
-            raise ZooError(
+            raise FeatureError(
                 f"stacked weights have an entry a model, and {name!r} is a scalar; give "
                 "`zoo.weights`, or stack one model with `W[None]`."
             )
         if len(stack) != len(known[first]):
-            raise ZooError(
+            raise FeatureError(
                 f"stacked weights have an entry a model, and {first!r} has {len(known[first])} "
                 f"where {name!r} has {len(stack)}; give `zoo.weights`, not those of one model."
             )
         if stack.numel() == 0:
-            raise ZooError(f"tensor {name!r} of shape {tuple(stack.shape)} holds no values.")
+            raise FeatureError(f"tensor {name!r} of shape {tuple(stack.shape)} holds no values.")
     return len(known[first])
 
 
 def layers_of(known: Mapping[str, Tensor], conv: Literal["unfold", "slices"]) -> dict[str, str]:
     """Return the names and kinds of the tensors that hold a matrix for each model."""
-    check_choice(conv, ("unfold", "slices"), ZooError, "conv")
+    check_choice(conv, ("unfold", "slices"), FeatureError, "conv")
     kinds = {
         name: _kind_of(name, tuple(stack.shape[1:]), stack.dtype, conv)
         for name, stack in known.items()
@@ -73,7 +75,7 @@ def layers_of(known: Mapping[str, Tensor], conv: Literal["unfold", "slices"]) ->
     found = {name: kind for name, kind in kinds.items() if kind}
     if not found:
         tensors = f"none of the tensors {', '.join(map(repr, kinds))} holds one"
-        raise ZooError(
+        raise FeatureError(
             f"a layer with a matrix is needed, and {tensors if kinds else 'no tensor is floating'}"
             "; dense layers are stacked to (models, O, I), convolutions to (models, O, I, *kernel)."
         )

@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from wskit._checks import check_tensor
-from wskit.errors import ZooError
+from wskit.errors import FeatureError
 from wskit.features._stacks import as_table, blocks, count_models, diverged, headers, layers_of
 from wskit.spectra import matrices
 
@@ -51,7 +51,7 @@ def weight_statistics(
 
     Raises
     ------
-    ZooError
+    FeatureError
         If there is no floating tensor, if one of them is empty, or if their first axes differ.
 
     Examples
@@ -137,7 +137,7 @@ def spectral_features(
 
     Raises
     ------
-    ZooError
+    FeatureError
         If no tensor holds a matrix, or the first axes of the tensors differ.
 
     Examples
@@ -251,7 +251,7 @@ def output_statistics(
 
     Raises
     ------
-    ZooError
+    FeatureError
         If there is no image, or fewer than two classes.
 
     Examples
@@ -260,15 +260,15 @@ def output_statistics(
     >>> table[["confidence.mean", "entropy.mean", "predicted.max_share"]].iloc[0].tolist()
     [0.25, 1.0, 1.0]
     """
-    check_tensor(logits, ZooError, "logits")
+    check_tensor(logits, FeatureError, "logits")
     shaped = logits.ndim == 3 and logits.shape[1] >= 1 and logits.shape[2] >= 2
     if not (shaped and logits.is_floating_point()):
-        raise ZooError(
+        raise FeatureError(
             "outputs of the shape (models, images, classes) are needed, with an image and two "
             f"classes at least, got {logits.dtype} of {tuple(logits.shape)}; see `outputs`."
         )
     if not len(logits):
-        raise ZooError("there are no models: the outputs have no rows.")
+        raise FeatureError("there are no models: the outputs have no rows.")
     parts = [_outputs(part.double()) for part in blocks(logits, device)]
     columns = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return as_table(columns, diverged({"logits": logits}), failures)
@@ -344,7 +344,7 @@ def canonical_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises
     ------
-    ZooError
+    FeatureError
         If the layers are no such chain.
 
     Examples
@@ -380,14 +380,14 @@ def _chain(weights: Mapping[str, Tensor]) -> list[tuple[str, list[str]]]:
     for prefix, names in groups.items():
         own = [name for name in names if weights[name].ndim > 2]
         if len(own) > 1:
-            raise ZooError(
+            raise FeatureError(
                 f"a chain has one matrix a layer, and {prefix!r} has {len(own)}: "
                 f"{', '.join(map(repr, own))}."
             )
         if own:
             n_inputs = weights[own[0]].shape[2]
             if chain and n_inputs != (n := weights[chain[-1][0]].shape[1]):
-                raise ZooError(
+                raise FeatureError(
                     f"a layer of a chain reads the outputs of the one before, and {own[0]!r} has "
                     f"{n_inputs} inputs where {chain[-1][0]!r} has {n} outputs; give the layers "
                     "in their order, without branches, and pooled before a dense layer."
@@ -398,7 +398,7 @@ def _chain(weights: Mapping[str, Tensor]) -> list[tuple[str, list[str]]]:
             if stack.ndim != 2:
                 continue
             if not chain or stack.shape[1] != weights[chain[-1][0]].shape[1]:
-                raise ZooError(
+                raise FeatureError(
                     f"vector {name!r} of length {stack.shape[1]} belongs to no layer: the layer "
                     "before it in the chain has another number of outputs."
                 )
