@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import tempfile
@@ -135,8 +136,9 @@ def on_disk(write: Callable[[Path], object]) -> Callable[[object], object]:
             except KeyboardInterrupt:
                 result = "interrupted"
             except Exception as error:
-                # The folder's name differs from run to run.
-                error.args = (str(error).replace(str(folder), "FOLDER"),)
+                # The folder's name differs from run to run, a block's with what is in it.
+                message = str(error).replace(str(folder), "FOLDER")
+                error.args = (re.sub(r"block-\w+", "BLOCK", message),)
                 assert left(folder) == [], "something is left behind"
                 raise
             return result, left(folder)

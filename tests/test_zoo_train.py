@@ -1,4 +1,5 @@
 import logging
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +17,10 @@ from wskit.zoo import (
     Compute,
     SmallCNN,
     concatenate,
+    load_zoo,
     outputs,
     sample_hyperparameters,
+    save_zoo,
     train_blocks,
     train_zoo,
 )
@@ -431,9 +434,7 @@ def test_finished_models_are_not_trained_again(tmp_path, monkeypatch):
         return train_zoo(model or MLP(), data, table, folder=folder, **options)
 
     first = train(compute=Compute(block_size=3))
-    assert (
-        sorted(path.suffix for path in folder.iterdir()) == [".parquet"] * 2 + [".safetensors"] * 2
-    )
+    assert [len(load_zoo(block)) for block in sorted(folder.iterdir())] in ([6, 2], [2, 6])
     assert_same_zoo(train(), first, 0)
     assert trained == []
     # What is added is trained, and so is what differs in anything.
@@ -464,24 +465,46 @@ def test_finished_models_are_not_trained_again(tmp_path, monkeypatch):
     assert trained == []
 
 
-def test_a_block_that_is_broken_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["weights.safetensors", "records.parquet"])
+def test_a_block_that_is_broken_is_named(tmp_path, name):
     train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
-    path = next(tmp_path.glob("*.safetensors"))
+    path = next(tmp_path.glob(f"*/{name}"))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ZooError, match=f"{path.stem}.parquet and its .safetensors .* delete the"):
+    message = f"^{path.parent}: this is not a whole block of a zoo; move the folder away, and its"
+    with pytest.raises(ZooError, match=message):
         train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
-    path.with_suffix(".parquet").unlink()  # as when the writing was cut off before the table
+    shutil.rmtree(path.parent)
     assert len(train_zoo(MLP(), DATA, TABLE, folder=tmp_path)) == 4
+
+
+def test_what_else_is_in_the_folder_is_left_alone(tmp_path, monkeypatch):
+    trained = counting(monkeypatch)
+    expected = train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
+    # A zoo that was saved there, a cache of an old layout, what a killed process left, and text.
+    save_zoo(expected, tmp_path / "mine")
+    expected.records.assign(key="no").to_parquet(tmp_path / "0123456789abcdef.parquet")
+    (block,) = tmp_path.glob("block-*")
+    shutil.copytree(block, tmp_path / f".{block.name}.0.part")
+    for path in tmp_path.glob(".*/*"):
+        path.write_bytes(path.read_bytes()[:50])
+    (tmp_path / "block-notes.txt").write_text("dear")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert_same_zoo(train_zoo(MLP(), DATA, TABLE, folder=tmp_path), expected, 0)
+    assert trained == [0, 1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    other = save_zoo(expected, tmp_path / "block-mine")
+    with pytest.raises(ZooError, match=f"^{other}: this is not a whole block"):
+        train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
 
 
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     def fail(self, path, **options):
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
-    with pytest.raises(ZooError, match=r"could not be written, the disk refuses it; free some"):
+    with pytest.raises(ZooError, match=r"could not be written, disk full; free some"):
         train_zoo(MLP(), DATA, TABLE, folder=tmp_path)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_interrupted_training_keeps_the_finished_blocks(monkeypatch, caplog):

@@ -73,11 +73,22 @@ def save_zoo(zoo: Zoo, folder: str | os.PathLike[str], *, overwrite: bool = Fals
     target = Path(folder).expanduser()
     if not target.parent.is_dir():
         raise ZooError(f"{target}: expected the folder {target.parent} to exist; make it first.")
-    _check_target(target, overwrite)
+    if not overwrite and (target.exists() or target.is_symlink()):
+        raise ZooError(
+            f"{target}: there is something already; choose another folder, or pass overwrite=True."
+        )
+    write_zoo(zoo, target)
+    return target
+
+
+def write_zoo(zoo: Zoo, target: Path) -> None:
+    """Write a zoo, in the place of a zoo that is there; the folders above are made."""
     unique = uuid.uuid4().hex
     part, old = (target.with_name(f".{target.name}.{unique}.{end}") for end in ("part", "old"))
     try:
-        part.mkdir()
+        if target.exists() or target.is_symlink():
+            _check_is_zoo(target)
+        part.mkdir(parents=True)
         _write_weights(part / WEIGHTS, zoo)
         _write_records(part / RECORDS, zoo.records, target)
         if not (CAN_EXCHANGE and target.exists() and exchange(part, target)):
@@ -90,7 +101,6 @@ def save_zoo(zoo: Zoo, folder: str | os.PathLike[str], *, overwrite: bool = Fals
     finally:
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def read_saved(folder: Path) -> Zoo:
@@ -120,13 +130,7 @@ def read_saved(folder: Path) -> Zoo:
         ) from error
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not (target.exists() or target.is_symlink()):
-        return
-    if not overwrite:
-        raise ZooError(
-            f"{target}: there is something already; choose another folder, or pass overwrite=True."
-        )
+def _check_is_zoo(target: Path) -> None:
     plain = target.is_dir() and not target.is_symlink()
     if not plain or {path.name for path in target.iterdir()} - {WEIGHTS, RECORDS}:
         raise ZooError(

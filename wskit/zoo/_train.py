@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,13 @@ from wskit.errors import ZooError
 from wskit.zoo._architectures import Form, Model, Network, OwnModule, network_of
 from wskit.zoo._block import Images, n_train, n_updates, train_block
 from wskit.zoo._hyperparameters import complete
+from wskit.zoo._save import RECORDS, read_saved, write_zoo
 from wskit.zoo._zoo import Zoo
 
 _LOG = logging.getLogger("wskit")
 _VERSION = 1  # of the training itself: models of another version are not reused
 _BLOCK_SIZE, _BLOCK_SIZE_GPU = 32, 1024
+_BLOCK = "block-"  # how the folder of a finished block is called
 
 
 @runtime_checkable
@@ -118,9 +119,9 @@ def train_zoo(
         Form, size of the blocks, device. The number of threads is that of
         `torch.set_num_threads`, and one is a good choice.
     folder : path, optional
-        Where each finished block is written, in safetensors and Parquet. Models that are found
-        there, trained from the same row and seed on the same data, are not trained again, in
-        whatever block they were. A module of your own is known by its repr and shapes: where you
+        Where each finished block is saved, as `save_zoo` saves a zoo. Models that are found there,
+        trained from the same row and seed on the same data, are not trained again, in whatever
+        block they were. A module of your own is known by its repr and shapes: where you
         change its ``forward`` only, take another folder.
     progress : bool, default False
         Show a progress bar, with models a minute and the time left.
@@ -250,7 +251,7 @@ def _blocks(
     place = None if folder is None else Path(folder)
     if place is not None:
         keys = _keys(network, data, rows, epochs)
-        for zoo in _found(place, keys, list(network.shapes)):
+        for zoo in _found(place, keys):
             yield zoo, False
             rows = rows[~rows.run.isin(zoo.records.run)]
     on_gpu = images.train[0].is_cuda
@@ -361,61 +362,32 @@ def _keys(
 
 
 def _write(folder: Path, zoo: Zoo, keys: list[str]) -> None:
-    """Write a block; the table comes last, so that a block with a table is whole."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
+    """Save a block as a small zoo with a key a model, in a folder that its keys name."""
     name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-    table = zoo.records.assign(key=keys)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for suffix, write in (
-            (".safetensors", lambda path: save_file(dict(zoo.weights), path)),
-            (".parquet", lambda path: table.to_parquet(path, index=False)),
-        ):
-            temporary = folder / f".{name}-{os.getpid()}{suffix}"
-            try:
-                write(temporary)
-                temporary.replace(folder / f"{name}{suffix}")
-            finally:
-                temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        what = re.search(r"(?<=I/O error: )[^(]*(?= \()", str(error))
-        number_of = getattr(error, "errno", None)
-        why = os.strerror(number_of) if number_of else what and what[0]
-        raise ZooError(
-            f"{folder}: a block of the zoo could not be written, {why or 'the disk refuses it'}; "
-            "free some space or choose another folder."
-        ) from error
+    write_zoo(Zoo(zoo.weights, zoo.records.assign(key=keys)), folder / f"{_BLOCK}{name}")
 
 
-def _found(folder: Path, keys: list[str], names: list[str]) -> Iterator[Zoo]:
-    """Yield what the folder has of these models, file by file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _found(folder: Path, keys: list[str]) -> Iterator[Zoo]:
+    """Yield what the folder has of these models, block by block."""
     runs: dict[str, list[int]] = {}
     for run, key in enumerate(keys):
         runs.setdefault(key, []).append(run)
-    for path in sorted(folder.glob("[!.]*.parquet")):
+    for table in sorted(folder.glob(f"{_BLOCK}*/{RECORDS}")):
         try:
-            table = pd.read_parquet(path)
+            saved = read_saved(table.parent)
             # Rows of the table that are alike in all, seeds included, are one model.
-            rows: list[int] = []
-            own: list[int] = []
-            for name, group in table.reset_index().groupby("key") if "key" in table else ():
-                places = group["index"][group["run"] == group["run"].iloc[0]].tolist()
-                for run in runs.pop(str(name), []):
-                    rows += places
-                    own += [run] * len(places)
-            if not rows:
-                continue
-            stacks = load_file(path.with_suffix(".safetensors"))
-            zoo = Zoo({name: stacks[name] for name in names}, table)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            models: Any = saved.records.groupby(["key", "run"]).indices
+        except (ZooError, KeyError) as error:
             raise ZooError(
-                f"{path} and its .safetensors are not a block of a zoo ({error}); delete the two, "
-                "and its models are trained again."
+                f"{table.parent}: this is not a whole block of a zoo; move the folder away, and "
+                "its models are trained again."
             ) from error
-        records = zoo.records.drop(columns="key").iloc[rows].assign(run=own)
-        yield Zoo(zoo.select(rows).weights, records.reset_index(drop=True))
+        rows: list[int] = []
+        own: list[int] = []
+        for (key, _), places in models.items():
+            for run in runs.pop(key, []):
+                rows += list(places)
+                own += [run] * len(places)
+        if rows:
+            zoo = saved.select(rows)
+            yield Zoo(zoo.weights, zoo.records.drop(columns="key").assign(run=own))
