@@ -216,7 +216,9 @@ def layout_of(weights: Mapping[str, Tensor], label: str = "model 1") -> Layout:
             else:
                 others[name] = weights[name].detach().clone()
     if not floats:
-        raise AveragingError(f"{label} holds no floating-point tensor that could be averaged.")
+        raise AveragingError(
+            f"{label} holds no floating-point tensor that could be averaged; convert one."
+        )
     floats.sort(key=is_statistic)  # stable: the model's order otherwise
     spans, start, n_parameters = {}, 0, 0
     for name in floats:

@@ -76,7 +76,8 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     if W.ndim < 2 + stacked or not W.is_floating_point() or W.numel() == 0:
         shape = "(models, O, I) or (models, O, I, *kernel)" if stacked else "(O, I, *kernel)"
         raise FeatureError(
-            f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}."
+            f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}; "
+            "convert or reshape it."
         )
     if W.dtype not in (torch.float32, torch.float64):
         W = W.float()
@@ -153,7 +154,7 @@ def correlation_chance(d: int) -> float:
     [1.0, 0.637, 0.273, 0.1]
     """
     if number(d, FeatureError, "d") < 1:
-        raise FeatureError(f"a direction needs one dimension at least, got d={d}.")
+        raise FeatureError(f"a direction needs one dimension at least, got d={d}; raise it.")
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
 
 
@@ -424,7 +425,7 @@ def _layers(known: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         if kind in ("matrix", "convolution")
     }
     if not kinds:
-        raise FeatureError("a dense layer or a convolution is needed, and there is none.")
+        raise FeatureError("a dense layer or a convolution is needed, and there is none; add one.")
     shapes = {name: tuple(known[name].shape) for name in kinds}
     # Axes of one in front of a matrix are ignored, as `inventory` does.
     return {

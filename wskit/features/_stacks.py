@@ -46,7 +46,8 @@ def count_models(known: Mapping[str, Tensor]) -> int:
     """Return the length of the first axis, or say which tensor of the stack does not fit."""
     if not known:
         raise FeatureError(
-            "stacked weights (models, ...) are needed, and there is no floating tensor."
+            "stacked weights (models, ...) are needed, and there is no floating tensor; give those "
+            "of a zoo."
         )
     first = next(iter(known))
     for name, stack in known.items():
@@ -61,7 +62,9 @@ def count_models(known: Mapping[str, Tensor]) -> int:
                 f"where {name!r} has {len(stack)}; give `zoo.weights`, not those of one model."
             )
         if stack.numel() == 0:
-            raise FeatureError(f"tensor {name!r} of shape {tuple(stack.shape)} holds no values.")
+            raise FeatureError(
+                f"tensor {name!r} of shape {tuple(stack.shape)} holds no values; leave it out."
+            )
     return len(known[first])
 
 

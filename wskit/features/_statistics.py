@@ -268,7 +268,7 @@ def output_statistics(
             f"classes at least, got {logits.dtype} of {tuple(logits.shape)}; see `outputs`."
         )
     if not len(logits):
-        raise FeatureError("there are no models: the outputs have no rows.")
+        raise FeatureError("there are no models: the outputs have no rows; give one.")
     parts = [_outputs(part.double()) for part in blocks(logits, device)]
     columns = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return as_table(columns, diverged({"logits": logits}), failures)

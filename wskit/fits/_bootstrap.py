@@ -155,4 +155,4 @@ def goodness_of_fit(
 
 def _check_resamples(n_resamples: int) -> None:
     if n_resamples < 1:
-        raise FitError(f"n_resamples must be at least 1, got {n_resamples}.")
+        raise FitError(f"n_resamples must be at least 1, got {n_resamples}; raise it.")

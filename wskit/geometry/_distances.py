@@ -199,7 +199,7 @@ class _Listed:
 
     def __init__(self, models: Sequence[Mapping[str, Tensor]]) -> None:
         if len(models) == 0:
-            raise GeometryError("distances need models, and there are none.")
+            raise GeometryError("distances need models, and there are none; give one at least.")
         self._models = models
 
     def __len__(self) -> int:
@@ -271,7 +271,9 @@ def _subtract_origin(
     else:
         origin = base[name].detach().reshape(-1)[start:stop].to(block)
         if not torch.isfinite(origin).all():
-            raise GeometryError(f"tensor {name!r} of the base holds NaN or inf.")
+            raise GeometryError(
+                f"tensor {name!r} of the base holds NaN or inf; give a base that did not diverge."
+            )
     bad = ~torch.isfinite(torch.linalg.vector_norm(block, dim=1))
     if bad.any():
         raise GeometryError(

@@ -121,7 +121,9 @@ def layout_of(weights: Mapping[str, Tensor], *, names: Iterable[str] | None = No
             f"{', '.join(repr(slot.name) for slot in slots[:5]) or 'none of those asked for'}."
         )
     if not slots:
-        raise GeometryError("these weights have no floating tensor, so there is no vector.")
+        raise GeometryError(
+            "these weights have no floating tensor, so there is no vector; convert one."
+        )
     return Layout(tuple(slots), tuple(tied), tuple(left_out), partial=names is not None)
 
 

@@ -87,7 +87,7 @@ def apply_permutation(
         if not whole or not np.array_equal(np.sort(order), np.arange(sizes[group])):
             raise GeometryError(
                 f"group {group!r} has {sizes[group]} elements, and its permutation must hold "
-                f"each number from 0 to {sizes[group] - 1} once."
+                f"each number from 0 to {sizes[group] - 1} once; see `random_permutations`."
             )
     permuted: dict[str, Tensor] = {}
     check_weights(weights, GeometryError)

@@ -147,7 +147,8 @@ def iterate_mixtures(
     if wanted.ndim != 2 or wanted.shape[1] != len(models) or not np.isfinite(wanted).all():
         raise LandscapeError(
             f"finite coefficients of shape (points, {len(models)}) are needed, one for each of "
-            f"the models, got an array of shape {wanted.shape}."
+            f"the models, got an array of shape {wanted.shape}; reshape it, or leave NaN and inf "
+            "out."
         )
     anchors = checked(models)
     size = points_at_once(anchors[0], chunk_size)

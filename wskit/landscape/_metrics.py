@@ -280,7 +280,9 @@ def _check_lengths(x: Tensor, y: Tensor) -> None:
     check_tensor(y, LandscapeError, "y")
     if 0 in (x.ndim, y.ndim) or len(x) == 0 or len(x) != len(y):
         got = " and ".join(str(len(part) if part.ndim else "a scalar") for part in (x, y))
-        raise LandscapeError(f"a target for each image is needed, got {got}.")
+        raise LandscapeError(
+            f"a target for each image is needed, got {got}; give as many targets as images."
+        )
 
 
 def _check_batch_norm(own: nn.Module, loader: Iterable[Any]) -> None:

@@ -23,7 +23,9 @@ def checked(models: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         check_weights(model, LandscapeError, f"model {number}")
     first = {name: tensor.detach() for name, tensor in models[0].items()}
     if not any(tensor.is_floating_point() for tensor in first.values()):
-        raise LandscapeError("the first model holds no floating-point tensor to move along.")
+        raise LandscapeError(
+            "the first model holds no floating-point tensor to move along; convert one."
+        )
     result = []
     for number, model in enumerate(models, start=1):
         only = sorted(set(model) ^ set(first))

@@ -146,7 +146,7 @@ def barrier(path: LossPath) -> float:
         if at.size == 0:
             raise LandscapeError(
                 f"a barrier needs the loss at both ends, and the path has none at alpha={alpha} "
-                f"({name!r})."
+                f"({name!r}); add it to the alphas."
             )
         ends.append(path.losses[at[0]])
     inside = (path.alphas > -1e-9) & (path.alphas < 1 + 1e-9)

@@ -197,7 +197,7 @@ def _checked(scores: ArrayLike, names: list[str]) -> dict[str, float]:
     if found.shape != (len(names),):
         raise SoupError(
             f"{len(names)} ingredients have {len(names)} scores in one row, got an array of shape "
-            f"{found.shape}."
+            f"{found.shape}; give one for each."
         )
     return {
         name: _finite(float(value), label_of(name))
@@ -219,5 +219,5 @@ def _scored(score: Score, weights: Mapping[str, Tensor], label: str) -> float:
 
 def _finite(value: float, label: str) -> float:
     if not math.isfinite(value):
-        raise SoupError(f"the score of {label} is {value}; a finite number is needed.")
+        raise SoupError(f"the score of {label} is {value}; give a finite number.")
     return value

@@ -136,7 +136,7 @@ def check_labels(x: Tensor, y: Tensor) -> None:
     if x.ndim == 0 or len(x) == 0 or y.shape != (len(x),):
         raise SoupError(
             f"a class for each image is needed, got {len(x)} images and classes of shape "
-            f"{tuple(y.shape)}."
+            f"{tuple(y.shape)}; give as many classes as images."
         )
 
 

@@ -148,7 +148,9 @@ def _check_table(hyperparameters: pd.DataFrame) -> None:
             f"{', '.join(DEFAULTS)}."
         )
     if len(hyperparameters) == 0:
-        raise ZooError("a zoo needs at least one row of hyper-parameters, got an empty table.")
+        raise ZooError(
+            "a zoo needs at least one row of hyper-parameters, got an empty table; add one."
+        )
 
 
 def _refuse(table: pd.DataFrame, name: str, bad: Any, wanted: str) -> None:

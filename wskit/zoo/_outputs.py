@@ -163,7 +163,10 @@ def outputs(
     one = isinstance(activation, str) or not isinstance(activation, Iterable)
     names: list[Any] = [activation] * n_models if one else list(activation)
     if len(names) != n_models:
-        raise ZooError(f"one activation a model is needed, got {len(names)} for {n_models}.")
+        raise ZooError(
+            f"one activation a model is needed, got {len(names)} for {n_models}; give one text "
+            "for all of them."
+        )
     found_names = np.asarray(names, dtype=str)
     parts: list[tuple[Tensor, Tensor]] = []
     for name in dict.fromkeys(names):

@@ -108,7 +108,7 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
     2
     """
     if not zoos:
-        raise ZooError("there are no zoos to put together.")
+        raise ZooError("there are no zoos to put together; give one at least.")
     for i, zoo in enumerate(zoos):
         if not isinstance(zoo, Zoo):
             raise ZooError(f"zoos are put together, and number {i} is a {type(zoo).__name__}.")
