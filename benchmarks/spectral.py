@@ -243,8 +243,8 @@ def memory(page: Page, options: argparse.Namespace) -> None:
 TITLE = "Spectra against the peers"
 PARTS = {"fits": fits, "layers": layers, "large": large, "memory": memory}
 WHY = {
-    "large": "The Gram matrix and LAPACK's eigvalsh alone take all but a few per cent of our time (the "
-    "first row), so that the goal would need a faster eigensolver; numpy's and all of scipy's "
+    "large": "The Gram matrix and LAPACK's eigvalsh alone take all but a few per cent of our time "
+    "(the first row), so that the goal would need a faster eigensolver; numpy's and all of scipy's "
     "drivers took 0.55 to 0.61 s at 2048 where torch took 0.57 (2026-11-24).",
 }
 BENCHMARK = Benchmark(__file__, TITLE, PARTS, WHY, ("scipy",))
