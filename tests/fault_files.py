@@ -73,13 +73,13 @@ ZOOS = {
 
 
 @contextlib.contextmanager
-def read_only() -> Iterator[Path]:
+def read_only(mode: int = 0o555) -> Iterator[Path]:
     """A folder that may be read only, also by the superuser's tests."""
     with tempfile.TemporaryDirectory() as outer:
         folder = Path(outer, "locked")
         folder.mkdir()
         Path(outer).chmod(0o755)
-        folder.chmod(0o555)
+        folder.chmod(mode)
         is_root = os.geteuid() == 0
         if is_root:
             os.seteuid(NOBODY)
@@ -89,6 +89,13 @@ def read_only() -> Iterator[Path]:
             if is_root:
                 os.seteuid(0)
             folder.chmod(0o755)
+
+
+@contextlib.contextmanager
+def closed() -> Iterator[Path]:
+    """A folder in one that may not be searched."""
+    with read_only(0o600) as folder:
+        yield folder / "in"
 
 
 @contextlib.contextmanager
@@ -121,8 +128,8 @@ def interrupted() -> Iterator[Path]:
             Path.replace, Path.rename = replace, rename
 
 
-DISKS = {"read-only": lambda: read_only, "full disk": lambda: full_disk,
-         "interrupted": lambda: interrupted}  # fmt: skip
+DISKS = {"read-only": lambda: read_only, "closed": lambda: closed,
+         "full disk": lambda: full_disk, "interrupted": lambda: interrupted}  # fmt: skip
 
 
 def on_disk(write: Callable[[Path], object]) -> Callable[[object], object]:
@@ -148,7 +155,9 @@ def on_disk(write: Callable[[Path], object]) -> Callable[[object], object]:
 
 def left(folder: Path) -> list[str]:
     """Name what is in a folder, but for what a cache keeps of downloads to go on from there."""
-    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    found: list[str] = []
+    with contextlib.suppress(PermissionError):  # of a closed folder nothing can be told
+        found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     return [name for name in found if not name.startswith(".incoming")]
 
 

@@ -11,7 +11,15 @@ from tqdm.auto import tqdm
 from wskit._checks import check_mapping
 from wskit.checkpoints._objects import Owners, check_plain
 from wskit.checkpoints._safetensors import METADATA
-from wskit.checkpoints._save_file import NAMES, Spec, Work, atomic, plan_file, write_file
+from wskit.checkpoints._save_file import (
+    NAMES,
+    Spec,
+    Work,
+    atomic,
+    plan_file,
+    write_file,
+    writing,
+)
 from wskit.checkpoints._save_folder import (
     check_space,
     check_target,
@@ -98,7 +106,8 @@ def save_weights(
     """
     target = Path(path).expanduser()
     check_mapping(weights, CheckpointError, f"{target}: the weights")
-    to_folder = _is_folder(target)
+    with writing(target):  # a folder above may not be searched
+        to_folder, has_parent = _is_folder(target), target.parent.is_dir()
     if shard_size < 1 or threads < 1:
         raise CheckpointError(
             f"{target}: expected a shard_size and threads of at least 1, got {shard_size} and"
@@ -108,7 +117,7 @@ def save_weights(
         raise CheckpointError(
             f"{target}: expected a folder as the target of copy_from, got a file; drop the suffix"
         )
-    if not target.parent.is_dir():
+    if not has_parent:
         raise CheckpointError(
             f"{target}: expected the folder {target.parent} to exist; make it first"
         )

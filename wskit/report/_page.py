@@ -1,13 +1,14 @@
 """A report as one page that needs nothing else."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import pandas as pd
 
 from wskit._texts import DASH, size_text
-from wskit.checkpoints._save_file import atomic
+from wskit.checkpoints._save_file import atomic, writing
 from wskit.errors import CheckpointError, ReportError
 from wskit.report import _tables as tables
 from wskit.report._pictures import Picture, depth_picture, spectrum_picture
@@ -74,11 +75,8 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     """
     target = check_target(path)
     content = page(report).encode("utf-8")
-    try:
-        with atomic(target) as file:
-            file.write(content)
-    except CheckpointError as error:
-        raise ReportError(str(error)) from error
+    with _reporting(), atomic(target) as file:
+        file.write(content)
     return target
 
 
@@ -107,14 +105,24 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path).expanduser()
     if target.suffix.lower() not in (".html", ".htm"):
         raise ReportError(f"{target}: expected a name that ends in .html; a report is a web page.")
-    if not target.parent.is_dir():
+    with _reporting(), writing(target):
+        has_parent, is_taken = target.parent.is_dir(), target.exists() and not _is_report(target)
+    if not has_parent:
         raise ReportError(f"{target}: expected the folder {target.parent} to exist; make it first.")
-    if target.exists() and not _is_report(target):
+    if is_taken:
         raise ReportError(
             f"{target}: expected a new name or an earlier report, found something else; choose "
             "another name."
         )
     return target
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise ReportError(str(error)) from error
 
 
 def _is_report(path: Path) -> bool:

@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -71,9 +73,11 @@ def save_zoo(zoo: Zoo, folder: str | os.PathLike[str], *, overwrite: bool = Fals
     ['records.parquet', 'weights.safetensors']
     """
     target = Path(folder).expanduser()
-    if not target.parent.is_dir():
+    with writing(target):
+        has_parent, is_taken = target.parent.is_dir(), target.exists() or target.is_symlink()
+    if not has_parent:
         raise ZooError(f"{target}: expected the folder {target.parent} to exist; make it first.")
-    if not overwrite and (target.exists() or target.is_symlink()):
+    if is_taken and not overwrite:
         raise ZooError(
             f"{target}: there is something already; choose another folder, or pass overwrite=True."
         )
@@ -86,21 +90,29 @@ def write_zoo(zoo: Zoo, target: Path) -> None:
     unique = uuid.uuid4().hex
     part, old = (target.with_name(f".{target.name}.{unique}.{end}") for end in ("part", "old"))
     try:
-        if target.exists() or target.is_symlink():
-            _check_is_zoo(target)
-        part.mkdir(parents=True)
-        _write_weights(part / WEIGHTS, zoo)
-        _write_records(part / RECORDS, zoo.records, target)
-        if not (CAN_EXCHANGE and target.exists() and exchange(part, target)):
-            _move(part, target, old)
+        with writing(target):
+            if target.exists() or target.is_symlink():
+                _check_is_zoo(target)
+            part.mkdir(parents=True)
+            _write_weights(part / WEIGHTS, zoo)
+            _write_records(part / RECORDS, zoo.records, target)
+            if not (CAN_EXCHANGE and target.exists() and exchange(part, target)):
+                _move(part, target, old)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Say in one sentence that a zoo could not be written there."""
+    try:
+        yield
     except OSError as error:
         raise ZooError(
             f"{target}: the zoo could not be written, {error.strerror or error}; free some space "
             "or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_saved(folder: Path) -> Zoo:

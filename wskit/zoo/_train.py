@@ -23,7 +23,7 @@ from wskit.errors import ZooError
 from wskit.zoo._architectures import Form, Model, Network, OwnModule, network_of
 from wskit.zoo._block import Images, n_train, n_updates, train_block
 from wskit.zoo._hyperparameters import complete
-from wskit.zoo._save import RECORDS, read_saved, write_zoo
+from wskit.zoo._save import RECORDS, read_saved, write_zoo, writing
 from wskit.zoo._zoo import Zoo
 
 _LOG = logging.getLogger("wskit")
@@ -372,7 +372,9 @@ def _found(folder: Path, keys: list[str]) -> Iterator[Zoo]:
     runs: dict[str, list[int]] = {}
     for run, key in enumerate(keys):
         runs.setdefault(key, []).append(run)
-    for table in sorted(folder.glob(f"{_BLOCK}*/{RECORDS}")):
+    with writing(folder):
+        tables = sorted(folder.glob(f"{_BLOCK}*/{RECORDS}"))
+    for table in tables:
         try:
             saved = read_saved(table.parent)
             # Rows of the table that are alike in all, seeds included, are one model.
