@@ -1,7 +1,7 @@
 """The average of several models, and a point on the line through two."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -129,66 +129,74 @@ class LinearMerge(LazyMerge):
         return self._constants
 
     def _values(self, name: str, part: slice) -> Tensor:
-        coefficients, total = self._coefficients(name), None
-        for i, model in enumerate(self._ingredients.values()):
-            values = entries(model, name, part)
-            coefficient = 1.0 if coefficients is None else coefficients[i]
-            if total is None:
-                dtype = torch.promote_types(values.dtype, self._dtype)
-                total = values.to(dtype, copy=True)
-                if coefficient != 1:
-                    total *= coefficient
-            else:
-                buffer = total.new_empty(min(len(total), block_size(total.device) // 4))
-                _add(total, values, coefficient, buffer)
-            del values  # before the next model's are read
-        assert total is not None
-        return self._divided(total) if coefficients is None else total
+        models = self._ingredients.values()
+        return self._sum(name, (entries(model, name, part) for model in models))
 
     def _rounded(self, name: str, part: slice, out: Tensor | None = None) -> Tensor:
         """Sum what is in memory, or mapped there, piece by piece: a piece stays in the cache."""
-        models = list(self._ingredients.values())
         owner = self.layout.ties.get(name, name)
         if not self._in_memory or owner not in self.layout.spans:
             return super()._rounded(name, part, out)
-        views = [self._view(number, m, owner)[part] for number, m in enumerate(models)]
-        coefficients = self._coefficients(owner)
+        models = enumerate(self._ingredients.values())
+        views = [self._view(number, model, owner)[part] for number, model in models]
         if out is None:
             out = torch.empty_like(views[0], dtype=self.layout.dtypes[owner])
         dtype, step = torch.promote_types(out.dtype, self._dtype), block_size(out.device) // 2
-        same = all(view.dtype == dtype and view.device == out.device for view in views)
+        c = self._coefficients(owner)
         # A mean lies between finite numbers; another sum may be too large for a narrow dtype.
-        mean = coefficients is None or (
-            min(coefficients) >= 0 and abs(sum(coefficients) - 1) < 1e-6
-        )
-        scratch, buffer = self._scratch(min(step, len(out)), dtype, out.device)
+        mean = c is None or (min(c) >= 0 and abs(sum(c) - 1) < _SUM_TOLERANCE)
         for low in range(0, len(out), step):
-            piece, parts = out[low : low + step], [view[low : low + step] for view in views]
-            total = piece if out.dtype == dtype else scratch[: len(piece)]
-            if same and coefficients is None and len(parts) > 1:  # the first two at once
-                torch.add(parts.pop(0), parts.pop(0), out=total)
-            else:
-                total.copy_(parts.pop(0))
-            if coefficients is not None:
-                total *= coefficients[0]
-            for i, values in enumerate(parts, start=len(views) - len(parts)):
-                _add(total, values, 1.0 if coefficients is None else coefficients[i], buffer)
-            if coefficients is None:
-                self._divided(total)
-            fine = all_finite(total)
+            piece = out[low : low + step]
+            total = piece if out.dtype == dtype else self._scratch(piece, dtype)[0]
+            self._sum(owner, [view[low : low + step] for view in views], total)
             if total is not piece:
                 piece.copy_(total)
-                fine = fine and (mean or all_finite(piece))
-            if not fine:
+            if not all_finite(total if mean else piece):
                 raise self._diverged(owner)
         return out
 
-    def _scratch(self, n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _sum(self, name: str, parts: Iterable[Tensor], total: Tensor | None = None) -> Tensor:
+        """Sum a part of each model's tensor, one after the other, in `total` or a new tensor."""
+        coefficients, n = self._coefficients(name), len(self._ingredients)
+        parts = iter(parts)
+        first = next(parts)
+        if total is None:
+            dtype = torch.promote_types(first.dtype, self._dtype)
+            total = torch.empty_like(first, dtype=dtype).copy_(first)
+            first = total  # what was read is let go of before the next model's is
+        elif (
+            n == 1
+            or coefficients is not None
+            or first.dtype != total.dtype
+            or first.device != total.device
+        ):
+            first = total.copy_(first)
+        if coefficients is not None and coefficients[0] != 1:
+            total *= coefficients[0]
+        dtype, device = total.dtype, total.device
+        for c in [1.0] * (n - 1) if coefficients is None else coefficients[1:]:
+            values = next(parts)
+            if values.dtype == dtype and values.device == device:
+                torch.add(first, values, alpha=c, out=total)
+            else:  # converted in a small buffer, which stays in the cache
+                step = block_size(device) // 4
+                for low in range(0, len(total), step):
+                    piece = total[low : low + step]
+                    converted = self._scratch(piece, dtype)[1].copy_(values[low : low + step])
+                    torch.add(first[low : low + step], converted, alpha=c, out=piece)
+            first = total
+            del values  # before the next model's are read
+        if coefficients is None:  # divided once, which rounds less than a product for each model
+            # By a power of two a product is the same number, and faster.
+            return total.div_(n) if n & (n - 1) else total.mul_(1 / n)
+        return total
+
+    def _scratch(self, like: Tensor, dtype: torch.dtype) -> Tensor:
         """Return memory for a piece and for one converted; each thread's own, made once."""
-        kept = getattr(self._local, "kept", None)
+        n, device, kept = len(like), like.device, getattr(self._local, "kept", None)
         if kept is None or kept.shape[1] < n or (kept.dtype, kept.device) != (dtype, device):
             kept = self._local.kept = torch.empty(2, n, dtype=dtype, device=device)
-        return kept[0], kept[1]
+        return kept[:, :n]
 
     @property
     def _in_memory(self) -> bool:
@@ -199,12 +207,6 @@ class LinearMerge(LazyMerge):
     @property
     def block_entries(self) -> int:
         return 2**20 if self._in_memory else super().block_entries
-
-    def _divided(self, total: Tensor) -> Tensor:
-        """Make a sum a mean: divided once, which rounds less than a product for each model."""
-        n = len(self._ingredients)
-        # By a power of two a product is the same number, and faster.
-        return total.div_(n) if n & (n - 1) else total.mul_(1 / n)
 
     def _view(self, number: int, model: Mapping[str, Tensor], name: str) -> Tensor:
         """Look at a flat tensor; at a mapped file's once, as that costs as much as its sum."""
@@ -223,17 +225,6 @@ def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, T
     if not found:
         raise AveragingError("there are no models to average; give one at least.")
     return found
-
-
-def _add(total: Tensor, values: Tensor, coefficient: float, buffer: Tensor) -> None:
-    """Add to a sum; what must be converted is so in a small buffer, which stays in the cache."""
-    if values.dtype == total.dtype and values.device == total.device:
-        total.add_(values, alpha=coefficient)
-        return
-    for low in range(0, len(total), max(len(buffer), 1)):
-        piece = total[low : low + len(buffer)]
-        converted = buffer[: len(piece)].copy_(values[low : low + len(buffer)])
-        piece.add_(converted, alpha=coefficient)
 
 
 def checked(coefficients: ArrayLike | None, n: int) -> list[float] | None:
