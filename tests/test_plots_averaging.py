@@ -73,7 +73,7 @@ def test_ten_groups_can_be_told_apart_and_numbers_have_their_columns_name(ax):
 
 def test_one_row_has_a_line_and_no_band(ax):
     table = CURVES[CURVES.model == "EMA"].rename(columns={"test_error": "test_loss"})
-    plots.plot_mean_curves(table, x="epoch", y="test_loss", ax=ax, marker="o")
+    plots.plot_mean_curves(table, x="epoch", y="test_loss", unit="nats", ax=ax, marker="o")
     assert not ax.collections
     assert ax.get_legend() is None
     assert ax.get_ylabel() == "test loss in nats"

@@ -53,7 +53,26 @@ def test_a_path_is_drawn_and_its_ends_are_marked(ax):
     assert lines["None"].get_label() == "a to b"
     assert (lines["o"].get_xdata(), lines["o"].get_ydata()) == ([0], [1])
     assert (lines["s"].get_xdata(), lines["s"].get_ydata()) == ([1], [3])
-    assert ax.get_ylabel() == "loss in nats"
+    assert ax.get_ylabel() == "loss"
+
+
+@pytest.mark.parametrize("kind", ["path", "plane", "simplex"])
+def test_losses_have_the_unit_that_the_caller_gives_and_other_measures_none(kind):
+    values = np.arange(9.0).reshape(3, 3)
+    table = pd.DataFrame(np.eye(3), columns=list("abc")).assign(loss=1.0, accuracy=0.5)
+    draw, found = {
+        "path": (plots.plot_loss_path, make_path()),
+        "plane": (plots.plot_loss_plane, make_plane(values, accuracy=values)),
+        "simplex": (plots.plot_loss_simplex, table),
+    }[kind]
+    for options, expected in (
+        ({"unit": "nats"}, "loss in nats"),
+        ({}, "loss"),
+        ({"unit": "nats", "measure": "accuracy"}, "accuracy"),
+    ):
+        figure = Figure(layout="constrained")
+        draw(found, ax=figure.subplots(), **options)
+        assert figure.axes[-1].get_ylabel() == expected
 
 
 def test_several_paths_have_colours_of_their_own_and_one_pair_of_guides(ax):

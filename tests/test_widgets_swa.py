@@ -104,6 +104,20 @@ def run_code(panel, **names):
                 plt.close(number)
 
 
+@pytest.mark.parametrize(("unit", "label"), [(None, "loss"), ("bits", "loss in bits")])
+def test_the_loss_has_the_unit_that_it_is_given(unit, label):
+    panel = SwaExplorer(RUNS, EVALUATE, resolution=3, unit=unit)
+    panel.wait()
+    labels = [ax.figure.axes[-1].get_ylabel() for ax in panel.plane_axs]
+    assert (panel.ax.get_ylabel(), *labels) == ("test error", label, "test error")
+    run_code(panel)
+    panel.measure = "loss"
+    panel.wait()
+    assert panel.ax.get_ylabel() == label
+    run_code(panel)
+    panel.close()
+
+
 # -- what is shown ----------------------------------------------------------------------------
 
 

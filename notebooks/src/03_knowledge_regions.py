@@ -367,7 +367,7 @@ print(matching.agg(["mean", "std"]).T.round(2).to_string())
 # %% tags=["nbval-ignore-output", "slide-more"]
 fig, ax = plt.subplots()
 for name, path in {"as trained": before, "neurons matched": after}.items():
-    plots.plot_loss_path(path, label=name, ax=ax)
+    plots.plot_loss_path(path, label=name, unit="nats", ax=ax)
 print(plots.describe(ax))
 
 # %% [markdown]

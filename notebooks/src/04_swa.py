@@ -272,7 +272,7 @@ options = {"x": x, "y": y, "names": ("SGD", "SWA", "epoch 40")}
 plane = landscape.loss_plane(evaluations[0], *corners, **options)
 fig, axs = plt.subplots(1, 2, figsize=(10, 4.4))
 for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
-    plots.plot_loss_plane(plane, measure=of, ax=ax)
+    plots.plot_loss_plane(plane, measure=of, unit="nats", ax=ax)
 print(plots.describe(fig))
 
 # %% [markdown] tags=["slide"]
@@ -290,7 +290,8 @@ line = pd.concat(rows, ignore_index=True)
 # %% tags=["slide-more", "approximate"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 3.6))
 for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
-    plots.plot_mean_curves(line, x="place", y=of, ax=ax).set_xlabel("0 is SGD, 1 is SWA")
+    plots.plot_mean_curves(line, x="place", y=of, unit="nats", ax=ax)
+    ax.set_xlabel("0 is SGD, 1 is SWA")
     lowest[of] = found = line.place[line.groupby("seed")[of].idxmin()]
     print(f"lowest {of} at {found.mean():.2f} +- {found.std():.2f}; drawn with its spread.")
 
@@ -423,7 +424,8 @@ def live(rate, cycle, epochs, seed):  # what the panel's button calls; a cycle o
 net, batches = {"net": lambda: cnn(bn=True)}, [parts[0].train_x]
 own = {name: record(parts[0], rate, 0, **net) for name, rate in rates.items()}
 evaluate, recalibrated = metrics(parts[0], **net), metrics(parts[0], **net, bn_loader=batches)
-explorer = widgets.SwaExplorer(own, evaluate, recalibrated=recalibrated, train=live)
+given = {"recalibrated": recalibrated, "train": live, "unit": "nats"}
+explorer = widgets.SwaExplorer(own, evaluate, **given)
 explorer.run, explorer.start, explorer.recalibrate = "constant", 8, True
 explorer.wait(timeout=250)
 explorer
@@ -771,7 +773,7 @@ print(exercises.check_settled_variance(variance))
 
 # %% tags=["nbval-ignore-output"]
 run = {"first seed": runs["constant"][0]}
-explorer = widgets.SwaExplorer(run, evaluations[0], resolution=7)
+explorer = widgets.SwaExplorer(run, evaluations[0], resolution=7, unit="nats")
 explorer.start = 8
 explorer.wait(timeout=250)
 explorer

@@ -370,7 +370,8 @@ else:
     losses = np.array([evaluate(mixture) for mixture in line])
     path = LossPath(alphas, {"loss": losses}, ("CHECKPOINT", "OTHER"), np.nan)
     print(f"barrier {barrier(path):.3f}; lowest at t = {alphas[losses.argmin()]:.3f}")
-    ax = plots.plot_loss_path(path, label="held-out loss")
+    unit = "nats" if evaluate is both_losses else None  # yours is for you to say
+    ax = plots.plot_loss_path(path, label="held-out loss", unit=unit)
     print(plots.describe(ax))
     if weights.nbytes < 1e8:
         helper = loss_path(one_by_one(evaluate), weights, other, alphas=alphas)

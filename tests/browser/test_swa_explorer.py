@@ -43,7 +43,7 @@ evaluate, recalibrated = (
 )""",
     """\
 from wskit import widgets
-widgets.SwaExplorer(runs, evaluate, recalibrated=recalibrated, train=train)""",
+widgets.SwaExplorer(runs, evaluate, recalibrated=recalibrated, train=train, unit="nats")""",
 ]
 
 

@@ -32,6 +32,7 @@ def plot_mean_curves(
     x: str,
     y: str,
     by: str | None = None,
+    unit: str | None = None,
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
@@ -47,6 +48,8 @@ def plot_mean_curves(
         Columns of numbers. Rows without a `y` are left out.
     by : str, optional
         Column whose values tell the groups apart, ten at most. None: all rows are one group.
+    unit : str, optional
+        Of losses: "nats" where they are cross-entropies. None writes none.
     ax : Axes, optional
         Where to draw. None makes a new figure.
     **kwargs
@@ -69,7 +72,7 @@ def plot_mean_curves(
     rows = table[table[y].notna()]
     if rows.empty:
         raise ValueError(f"there is no row with a value of {y!r} to draw.")
-    groups = {measure_name(y): rows}
+    groups = {measure_name(y, unit): rows}
     if by is not None:
         groups = {
             _group(by, value): rows[rows[by] == value] for value in rows[by].dropna().unique()
@@ -95,7 +98,7 @@ def plot_mean_curves(
                 spread = True
         if spread:  # named once for all groups
             named.append(Patch(color=PALETTE["null"], alpha=0.35, lw=0, label=_SPREAD))
-        ax.set(xlabel=measure_name(x), ylabel=measure_name(y))
+        ax.set(xlabel=measure_name(x, unit), ylabel=measure_name(y, unit))
         if len(named) > 1:
             legend_above(ax, handles=named)
     return ax

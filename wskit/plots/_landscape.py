@@ -37,6 +37,7 @@ def plot_loss_path(
     path: "LossPath",
     *,
     measure: str = "loss",
+    unit: str | None = None,
     label: str | None = None,
     ax: Axes | None = None,
     **kwargs: Any,
@@ -50,6 +51,8 @@ def plot_loss_path(
     path : LossPath
     measure : str, default "loss"
         One of ``path.measures``.
+    unit : str, optional
+        Of losses: "nats" where they are cross-entropies. None writes none.
     label : str, optional
         Of the path, in the legend. None means the names of its ends.
     ax : Axes, optional
@@ -83,7 +86,7 @@ def plot_loss_path(
             ax.plot(path.alphas[near], values[near], **look)
         ax.set(
             xlabel=r"$\alpha$, 0 at the first model and 1 at the second",
-            ylabel=measure_name(measure),
+            ylabel=measure_name(measure, unit),
         )
         legend_above(ax)
     return ax
@@ -93,6 +96,7 @@ def plot_loss_plane(
     plane: "LossPlane",
     *,
     measure: str = "loss",
+    unit: str | None = None,
     point: ArrayLike | None = None,
     ax: Axes | None = None,
     **kwargs: Any,
@@ -107,6 +111,8 @@ def plot_loss_plane(
     plane : LossPlane
     measure : str, default "loss"
         One of ``plane.measures``.
+    unit : str, optional
+        Of losses: "nats" where they are cross-entropies. None writes none.
     point : array of shape (2,), optional
         Coordinates of a point that is marked.
     ax : Axes, optional
@@ -134,7 +140,7 @@ def plot_loss_plane(
             style = {"levels": levels, "norm": norm, "cmap": "viridis"}
             filled = ax.contourf(plane.x, plane.y, values, **(style | kwargs))
             ax.contour(filled, levels=filled.levels[::2], colors="white", linewidths=0.5, alpha=0.6)
-            bar = ax.figure.colorbar(filled, ax=ax, label=measure_name(measure))
+            bar = ax.figure.colorbar(filled, ax=ax, label=measure_name(measure, unit))
             bar.set_ticks(
                 filled.levels[::4], labels=[f"{level:.3g}" for level in filled.levels[::4]]
             )
@@ -162,6 +168,7 @@ def plot_loss_simplex(
     table: "pd.DataFrame",
     *,
     measure: str = "loss",
+    unit: str | None = None,
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
@@ -175,6 +182,8 @@ def plot_loss_simplex(
     table : DataFrame
         Of `wskit.landscape.loss_simplex` for three models: their coefficients before "loss".
     measure : str, default "loss"
+    unit : str, optional
+        Of losses: "nats" where they are cross-entropies. None writes none.
     ax : Axes, optional
         Where to draw. None makes a new figure.
     **kwargs
@@ -208,7 +217,7 @@ def plot_loss_simplex(
             norm, _ = _levels(values[known])
             style = {"c": values[known], "norm": norm, "cmap": "viridis", "s": 30, "lw": 0}
             points = ax.scatter(*places[known].T, **(style | {"label": measure} | kwargs))
-            ax.figure.colorbar(points, ax=ax, label=measure_name(measure))
+            ax.figure.colorbar(points, ax=ax, label=measure_name(measure, unit))
         if not known.all():
             look = {"fc": "none", "ec": PALETTE["null"], "label": "not finite"}
             ax.scatter(*places[~known].T, **look)

@@ -96,10 +96,10 @@ def new_axes() -> Axes:
     return plt.figure().add_subplot()
 
 
-def measure_name(measure: str) -> str:
-    """Return what an axis says, with the unit where it is known."""
-    unit = " in nats" if measure in ("loss", "train_loss", "test_loss") else ""
-    return measure.replace("_", " ") + unit
+def measure_name(measure: str, unit: str | None = None) -> str:
+    """Return what an axis says; `unit` is that of losses, which only the caller knows."""
+    in_unit = f" in {unit}" if unit and measure.endswith("loss") else ""
+    return measure.replace("_", " ") + in_unit
 
 
 def readable_on(color: Any) -> str:

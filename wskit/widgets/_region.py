@@ -24,7 +24,7 @@ from wskit.landscape import (
 from wskit.widgets._panel import ROW, alone, button, labelled
 from wskit.widgets._picture import FigurePicture, PointPicture
 from wskit.widgets._plane import PlanePanel
-from wskit.widgets._region_code import FIGSIZE, N_RANDOM, cell, loss_label
+from wskit.widgets._region_code import FIGSIZE, N_RANDOM, cell
 from wskit.widgets._region_view import number_table
 
 _REACH = (-0.5, 1.5)  # of the two shares
@@ -50,7 +50,7 @@ class RegionExplorer(PlanePanel):
     resolution : int, default 25
         Columns and rows of the landscape. Coarser ones are shown before it.
     unit : str, optional
-        Of the losses: "nats", say, where they are cross-entropies. None writes no unit.
+        Of losses: "nats" where they are cross-entropies. None writes none.
 
     Attributes
     ----------
@@ -320,12 +320,10 @@ class RegionExplorer(PlanePanel):
             self.ax = plots.plot_loss_plane(
                 self._shown_plane(self._corners, self._names()),
                 measure=self.measure,
+                unit=self._unit,
                 point=self.coefficients @ plane.corners,
                 ax=figure.add_subplot(),
             )
-        if label := loss_label(self.measure, self._unit):
-            for bar in figure.axes[1:]:
-                bar.set_ylabel(label)
         self._picture.draw_with_point(self.ax)
 
     def _draw_map(self) -> None:

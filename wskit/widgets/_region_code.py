@@ -11,13 +11,6 @@ N_RANDOM = 5  # directions of the random control; direction i has the seed i
 FIGSIZE = (6.4, 5.0)
 
 
-def loss_label(measure: str, unit: str | None) -> str:
-    """Return what a colour bar says of a loss, whose unit is the user's; empty of all else."""
-    if not measure.endswith("loss"):
-        return ""
-    return measure.replace("_", " ") + (f" in {unit}" if unit else "")
-
-
 def cell(panel: "RegionExplorer") -> str:
     """Return the cell, see `RegionExplorer.code`."""
     names, c = panel.chosen, [float(value) for value in panel.coefficients]
@@ -52,6 +45,7 @@ def cell(panel: "RegionExplorer") -> str:
             'numbers.loc["random"] = control.mean()',
         ]
     if plane:
+        unit = f", unit={panel._unit!r}" if panel._unit else ""
         n = len(panel.landscape.x) if panel.landscape is not None else 0
         lines += [
             "plane = landscape.plane_through(*chosen)",
@@ -61,10 +55,8 @@ def cell(panel: "RegionExplorer") -> str:
             "with plt.rc_context(plots.STYLE):",
             f"    fig, ax = plt.subplots(figsize={FIGSIZE})",
             "at = c @ plane.corners",
-            f"plots.plot_loss_plane(found, measure={panel.measure!r}, point=at, ax=ax)",
+            f"plots.plot_loss_plane(found, measure={panel.measure!r}{unit}, point=at, ax=ax)",
         ]
-        if label := loss_label(panel.measure, panel._unit):
-            lines += ["for bar in fig.axes[1:]:", f"    bar.set_ylabel({label!r})"]
     if mapped:
         groupings = list(panel._places)[2:4] if panel._places is not None else []
         options = [

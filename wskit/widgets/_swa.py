@@ -47,6 +47,8 @@ class SwaExplorer(PlanePanel):
         epoch. Without it there are no controls for that.
     resolution : int, default 15
         Columns and rows of the planes. A coarser one is shown before it.
+    unit : str, optional
+        Of losses: "nats" where they are cross-entropies. None writes none.
 
     Attributes
     ----------
@@ -110,9 +112,11 @@ class SwaExplorer(PlanePanel):
         recalibrated: Evaluation | None = None,
         train: Train | None = None,
         resolution: int = 15,
+        unit: str | None = None,
     ) -> None:
         self.runs = dict(runs)
         self.evaluate, self.recalibrated, self.train = evaluate, recalibrated, train
+        self._unit = unit
         if not self.runs:
             raise AveragingError("there is no run to average; record one in a Trajectory.")
         for name, recorded in self.runs.items():
@@ -462,7 +466,7 @@ class SwaExplorer(PlanePanel):
     def _draw(self) -> None:
         if self.curve is not None:
             figure = self._curve_view.new_figure()
-            self.ax = draw_curve(figure, self.curve, self.measure, self._averaged)
+            self.ax = draw_curve(figure, self.curve, self.measure, self._unit, self._averaged)
             self._curve_view.draw(plots.describe(figure))
         self._draw_plane()
 
@@ -475,7 +479,7 @@ class SwaExplorer(PlanePanel):
             figure = view.new_figure()
             with mpl.rc_context(plots.STYLE):
                 ax = figure.add_subplot()
-                plots.plot_loss_plane(self.landscape, measure=measure, ax=ax)
+                plots.plot_loss_plane(self.landscape, measure=measure, unit=self._unit, ax=ax)
             view.draw(plots.describe(figure))
             self.plane_axs.append(ax)
 

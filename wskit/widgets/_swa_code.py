@@ -15,6 +15,7 @@ SPAN: dict[str, Any] = {"color": "0.92", "zorder": 0, "label": "averaged"}
 def cell(panel: "SwaExplorer") -> str:
     """Return the cell, see `SwaExplorer.code`."""
     window, evaluate = panel._window, "recalibrated" if panel.recalibrate else "evaluate"
+    unit = f", unit={panel._unit!r}" if panel._unit else ""
     step = f", {window.every}" if window.every > 1 else ""
     lines = [
         "import matplotlib.pyplot as plt",
@@ -52,7 +53,9 @@ def cell(panel: "SwaExplorer") -> str:
         "with plt.rc_context(plots.STYLE):",
         f"    fig, ax = plt.subplots(figsize={CURVE_SIZE})",
         f"ax.axvspan(first - 0.5, last + 0.5, {', '.join(f'{k}={v!r}' for k, v in SPAN.items())})",
-        f'plots.plot_mean_curves(curve, x="epoch", y={panel.measure!r}, by="model", ax=ax)',
+        "plots.plot_mean_curves(",
+        f'    curve, x="epoch", y={panel.measure!r}, by="model"{unit}, ax=ax',
+        ")",
     ]
     if panel._scaled:
         lines += [
@@ -71,7 +74,7 @@ def cell(panel: "SwaExplorer") -> str:
             f"for measure in {panel._plane_measures!r}:",
             "    with plt.rc_context(plots.STYLE):",
             f"        fig, ax = plt.subplots(figsize={PLANE_SIZE})",
-            "    plots.plot_loss_plane(found, measure=measure, ax=ax)",
+            f"    plots.plot_loss_plane(found, measure=measure{unit}, ax=ax)",
         ]
     lines.append("numbers")
     return "\n".join(lines) + "\n"

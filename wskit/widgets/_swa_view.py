@@ -27,12 +27,14 @@ def number_table(numbers: pd.DataFrame, caption: str) -> str:
     return html_table(caption, head, rows)
 
 
-def draw_curve(figure: Figure, curve: pd.DataFrame, measure: str, epochs: np.ndarray) -> Axes:
+def draw_curve(
+    figure: Figure, curve: pd.DataFrame, measure: str, unit: str | None, epochs: np.ndarray
+) -> Axes:
     """Draw a measure by epoch, and the window that is averaged, which sets the scale."""
     with mpl.rc_context(plots.STYLE):
         ax = figure.add_subplot()
         ax.axvspan(epochs[0] - 0.5, epochs[-1] + 0.5, **SPAN)
-        plots.plot_mean_curves(curve, x="epoch", y=measure, by="model", ax=ax)
+        plots.plot_mean_curves(curve, x="epoch", y=measure, by="model", unit=unit, ax=ax)
         if limits := scale(curve, measure, epochs):
             ax.set_ylim(limits)
         return ax
