@@ -1,9 +1,11 @@
 """Averages that are computed block by block, into memory that is given."""
 
+from types import MappingProxyType
+
 import pytest
 import torch
 
-from wskit.averaging import average
+from wskit.averaging import _lazy, average, fisher_average, slerp
 from wskit.averaging._layout import block_size
 from wskit.errors import AveragingError
 
@@ -32,3 +34,56 @@ def test_a_sum_that_is_no_mean_may_overflow():
     assert average(models, [1.0, 0.0])["w"].item() == 60000
     with pytest.raises(AveragingError, match=r"of the result overflows torch.float16"):
         average(models, [1.5, -0.5])
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Look for NaN as where each look waits; return what is looked at before the end."""
+    looked = []
+    monkeypatch.setattr(_lazy, "waits", lambda device: True)
+    monkeypatch.setattr(_lazy, "all_finite", lambda x: looked.append(x) or bool(x.isfinite().all()))
+    return looked
+
+
+def pair(dtype=torch.float32):
+    draw = torch.Generator().manual_seed(0)
+    return [
+        {
+            "v": torch.randn(3, generator=draw).to(dtype),
+            "w": torch.ones(2, 5, dtype=dtype) * (i + 1),
+        }
+        for i in range(2)
+    ]
+
+
+def by_fisher(models):
+    return fisher_average(models, [{name: t.abs() + 1 for name, t in m.items()} for m in pair()])
+
+
+def from_elsewhere(models):
+    return average([MappingProxyType(model) for model in models])
+
+
+@pytest.mark.parametrize(
+    "merge", [average, from_elsewhere, by_fisher, lambda models: slerp(*models, 0.25)]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_gpu_is_waited_for_once(as_on_a_gpu, merge, value, dtype):
+    models = pair(dtype)
+    found = merge(models)
+    assert not as_on_a_gpu  # no tensor by itself
+    assert found["w"].shape == (2, 5) and found["w"].isfinite().all()
+    models[1]["w"][1, 2] = value
+    with pytest.raises(AveragingError, match="'w' of model 2 holds NaN or inf in 1 of its 10"):
+        merge(models)
+    with pytest.raises(AveragingError, match="'w' of model 2 holds NaN or inf in 1 of its 10"):
+        average(models, lazy=True)["w"]
+
+
+def test_on_a_gpu_large_sums_are_no_error_and_overflows_are(as_on_a_gpu):
+    huge = {"w": torch.full((4,), 1e38)}
+    assert torch.equal(average([huge, huge])["w"], huge["w"])
+    assert len(as_on_a_gpu) == 1  # the sum of its entries is inf
+    with pytest.raises(AveragingError, match=r"of the result overflows torch.float16"):
+        average([{"w": torch.tensor([x], dtype=torch.float16)} for x in (6e4, -6e4)], [1.5, -0.5])

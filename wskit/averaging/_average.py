@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from wskit._checks import check_choice, number, numbers
-from wskit.averaging._layout import Layout, all_finite, block_size, layout_of
+from wskit.averaging._layout import Layout, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
 
@@ -132,11 +132,13 @@ class LinearMerge(LazyMerge):
         models = self._ingredients.values()
         return self._sum(name, (entries(model, name, part) for model in models))
 
-    def _rounded(self, name: str, part: slice, out: Tensor | None = None) -> Tensor:
+    def _rounded(
+        self, name: str, part: slice, out: Tensor | None = None, *, later: bool = False
+    ) -> Tensor:
         """Sum what is in memory, or mapped there, piece by piece: a piece stays in the cache."""
         owner = self.layout.ties.get(name, name)
         if not self._in_memory or owner not in self.layout.spans:
-            return super()._rounded(name, part, out)
+            return super()._rounded(name, part, out, later=later)
         models = enumerate(self._ingredients.values())
         views = [self._view(number, model, owner)[part] for number, model in models]
         if out is None:
@@ -151,8 +153,7 @@ class LinearMerge(LazyMerge):
             self._sum(owner, [view[low : low + step] for view in views], total)
             if total is not piece:
                 piece.copy_(total)
-            if not all_finite(total if mean else piece):
-                raise self._diverged(owner)
+            self._check(total if mean else piece, owner, later=later)
         return out
 
     def _sum(self, name: str, parts: Iterable[Tensor], total: Tensor | None = None) -> Tensor:

@@ -21,6 +21,11 @@ def block_size(device: torch.device) -> int:
     return _BLOCK_CPU if device.type == "cpu" else _BLOCK_GPU
 
 
+def waits(device: torch.device) -> bool:
+    """Tell whether a look at a number waits for all work before it, as on a GPU."""
+    return device.type != "cpu"
+
+
 def all_finite(x: Tensor) -> bool:
     """Tell whether there is no NaN and no inf; a sum tells it fastest, unless it overflows."""
     dtype = torch.promote_types(x.dtype, torch.float32)

@@ -1,12 +1,13 @@
 """Merged models whose tensors are computed when they are read."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from wskit.averaging._layout import Layout, all_finite, diverged
+from wskit.averaging._layout import Layout, all_finite, diverged, waits
 from wskit.errors import AveragingError
 
 
@@ -88,17 +89,26 @@ class LazyMerge(Mapping[str, Tensor], ABC):
     def read(self) -> dict[str, Tensor]:
         """Compute every tensor, tied ones once."""
         result: dict[str, Tensor] = {}
-        for name in self:
+        for name, shape in self.layout.shapes.items():
             owner = self.layout.ties.get(name, name)
-            result[name] = result[owner] if owner in result else self[name]
+            if owner in result:
+                result[name] = result[owner]
+            else:
+                result[name] = self._rounded(name, slice(None), later=True).view(shape)
+        self._look({name: result[name] for name in self.layout.spans})
         return result
 
     def read_block(self, name: str, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Compute the entries start:stop of a flat tensor, in its dtype; in `out`, where given."""
         return self._rounded(name, slice(start, stop), out)
 
-    def _rounded(self, name: str, part: slice, out: Tensor | None = None) -> Tensor:
-        """Compute a part of a flat tensor, in `out` or as memory of its own."""
+    def _rounded(
+        self, name: str, part: slice, out: Tensor | None = None, *, later: bool = False
+    ) -> Tensor:
+        """Compute a part of a flat tensor, in `out` or as memory of its own.
+
+        With `later` the caller has `_look` find NaN in what is on a GPU.
+        """
         if name not in self.layout.shapes:
             raise KeyError(name)
         owner = self.layout.ties.get(name, name)
@@ -107,9 +117,24 @@ class LazyMerge(Mapping[str, Tensor], ABC):
             return found.clone() if out is None else out.copy_(found)
         values = self._values(owner, part)
         result = values.to(self.layout.dtypes[name]) if out is None else out.copy_(values)
-        if not all_finite(result):  # one check for all models
-            raise self._diverged(owner)
+        self._check(result, owner, later=later)  # once for all models
         return result
+
+    def _check(self, x: Tensor, name: str, *, later: bool) -> None:
+        if not (later and waits(x.device)) and not all_finite(x):
+            raise self._diverged(name)
+
+    def _look(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise unless what `_check` has left is finite; a GPU is waited for once, and not each."""
+        left = {name: tensor for name, tensor in tensors.items() if waits(tensor.device)}
+        if not left:
+            return
+        device = next(iter(left.values())).device
+        wide = [(x, torch.promote_types(x.dtype, torch.float32)) for x in left.values()]
+        sums = torch.stack([x.sum(dtype=dtype).to(device) for x, dtype in wide]).tolist()
+        for (name, tensor), total in zip(left.items(), sums, strict=True):
+            if not math.isfinite(total):  # it may have overflowed
+                self._check(tensor, name, later=False)
 
     def _diverged(self, name: str) -> AveragingError:
         """Find the model whose tensor is not finite; they are read once more."""
