@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wskit._weights import block_size
 from wskit.averaging import ExponentialMean, RunningMean, average, interpolate
-from wskit.averaging._layout import block_size
 from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import AveragingError
 

@@ -5,8 +5,8 @@ from types import MappingProxyType
 import pytest
 import torch
 
+from wskit._weights import block_size
 from wskit.averaging import _lazy, average, fisher_average, slerp
-from wskit.averaging._layout import block_size
 from wskit.errors import AveragingError
 
 BLOCK = block_size(torch.device("cpu"))
@@ -87,3 +87,14 @@ def test_on_a_gpu_large_sums_are_no_error_and_overflows_are(as_on_a_gpu):
     assert len(as_on_a_gpu) == 1  # the sum of its entries is inf
     with pytest.raises(AveragingError, match=r"of the result overflows torch.float16"):
         average([{"w": torch.tensor([x], dtype=torch.float16)} for x in (6e4, -6e4)], [1.5, -0.5])
+
+
+def test_models_are_called_by_their_names():
+    models = dict(zip(("seed 3", "seed 5"), pair(), strict=True))
+    assert torch.equal(average(models)["v"], average(list(models.values()))["v"])
+    models["seed 5"]["w"][0, 0] = float("nan")
+    with pytest.raises(AveragingError, match="'w' of seed 5 holds NaN"):
+        average(models)
+    del models["seed 5"]["w"]
+    with pytest.raises(AveragingError, match="'w' is in seed 3 and not in seed 5"):
+        average(models)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from wskit import averaging
+from wskit import _weights
 from wskit.averaging import (
     add_task_vectors,
     average,
@@ -390,7 +390,7 @@ def test_cuda_equals_cpu(rule):
 def test_tensors_larger_than_a_block(rule, monkeypatch):
     base, models = models_of(3)
     whole = RULES[rule](base, models)
-    monkeypatch.setattr(averaging._layout, "_BLOCK_CPU", 4)
+    monkeypatch.setattr(_weights, "_BLOCK_CPU", 4)
     merged = RULES[rule](base, models)
     for name in SHAPES:
         torch.testing.assert_close(merged[name], whole[name], rtol=1e-6, atol=1e-7)

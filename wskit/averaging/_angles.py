@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from wskit._checks import number
+from wskit._weights import Layout, block_size, layout_of
 from wskit.averaging._average import LinearMerge, numbered
-from wskit.averaging._layout import Layout, block_size, layout_of
 from wskit.averaging._lazy import entries
 from wskit.errors import AveragingError
 

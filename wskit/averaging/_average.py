@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from wskit._checks import check_choice, number, numbers
-from wskit.averaging._layout import Layout, block_size, layout_of
+from wskit._weights import Layout, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
 
@@ -18,7 +18,7 @@ _SUM_TOLERANCE = 1e-6  # what is left of 1 by coefficients that were computed in
 
 
 def average(
-    weights: Sequence[Mapping[str, Tensor]],
+    weights: Sequence[Mapping[str, Tensor]] | Mapping[str, Mapping[str, Tensor]],
     coefficients: ArrayLike | None = None,
     *,
     precision: Literal["float32", "float64"] = "float32",
@@ -31,9 +31,10 @@ def average(
 
     Parameters
     ----------
-    weights : sequence of mappings of str to Tensor
-        The models: state dicts, lazily opened checkpoints, ``zoo.model(row)``. A mapping that does
-        not tell ``shape(name)`` and ``dtype(name)`` by itself is read once more for these.
+    weights : sequence of mappings of str to Tensor, or mapping of str to these
+        The models: state dicts, lazily opened checkpoints, ``zoo.model(row)``; in a mapping, each
+        by what messages call it. A model that does not tell ``shape(name)`` and ``dtype(name)`` by
+        itself is read once more for these.
     coefficients : array of shape (models,), optional
         They must sum to 1, and may be negative. None gives each model 1/n.
     precision : {"float32", "float64"}
@@ -68,10 +69,11 @@ def average(
     """
     check_choice(precision, ("float32", "float64"), AveragingError, "precision")
     models = numbered(weights)
-    layout = layout_of(models["model 1"])
-    for label, model in models.items():
-        if model is not models["model 1"]:
-            layout.check(model, label)
+    first, *labels = models
+    layout = layout_of(models[first], first)
+    for label in labels:
+        if models[label] is not models[first]:
+            layout.check(models[label], label)
     c = checked(coefficients, len(models))
     result = LinearMerge(layout, models, c, getattr(torch, precision))
     return result if lazy else result.read()
@@ -218,9 +220,13 @@ class LinearMerge(LazyMerge):
         return self._views[number, name]
 
 
-def numbered(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:
-    """Give each model the label that messages call it by."""
+def numbered(
+    models: Sequence[Mapping[str, Tensor]] | Mapping[str, Mapping[str, Tensor]],
+) -> dict[str, Mapping[str, Tensor]]:
+    """Give each model the label that messages call it by, unless it has one."""
     if isinstance(models, Mapping):
+        if models and all(isinstance(model, Mapping) for model in models.values()):
+            return dict(models)
         raise AveragingError("a list of models is needed, got one mapping; put it in a list.")
     found = {f"model {number}": model for number, model in enumerate(models, start=1)}
     if not found:

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from wskit._checks import calling, check_tensor, check_whole
+from wskit._weights import Layout, all_finite, block_size, header, layout_of
 from wskit.averaging._average import checked, numbered
-from wskit.averaging._layout import Layout, all_finite, block_size, header, layout_of
 from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
 
@@ -67,10 +67,10 @@ def fisher_average(
     tensor([1., 2.])
     """
     models = numbered(weights)
-    layout = layout_of(models["model 1"])
-    for label, model in models.items():
-        if model is not models["model 1"]:
-            layout.check(model, label)
+    first, *labels = models
+    layout = layout_of(models[first], first)
+    for label in labels:
+        layout.check(models[label], label)
     c = checked(coefficients, len(models)) or [1 / len(models)] * len(models)
     if min(c) <= 0 or not 0 < floor < math.inf:
         raise AveragingError(

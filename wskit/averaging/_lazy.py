@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from wskit.averaging._layout import Layout, all_finite, diverged, waits
+from wskit._weights import Layout, all_finite, diverged, waits
 from wskit.errors import AveragingError
 
 

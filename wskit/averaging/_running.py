@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wskit._checks import number
-from wskit.averaging._layout import Layout, layout_of
+from wskit._weights import Layout, layout_of
 from wskit.errors import AveragingError
 
 

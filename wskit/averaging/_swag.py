@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wskit.averaging._layout import Layout, layout_of
+from wskit._weights import Layout, layout_of
 from wskit.errors import AveragingError
 
 

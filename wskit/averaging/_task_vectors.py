@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from wskit._checks import check_choice, number, numbers
+from wskit._weights import Layout, block_size, layout_of
 from wskit.averaging._average import LinearMerge, numbered
-from wskit.averaging._layout import Layout, block_size, layout_of
 from wskit.averaging._lazy import LazyMerge, entries, reader
 from wskit.errors import AveragingError
 

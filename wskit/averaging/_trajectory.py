@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from wskit.averaging._layout import Layout, layout_of
+from wskit._weights import Layout, layout_of
 from wskit.averaging._running import check_decay
 from wskit.errors import AveragingError
 

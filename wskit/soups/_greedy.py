@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from wskit._checks import calling, check_choice, numbers
-from wskit.averaging._layout import Layout
+from wskit._weights import Layout
 from wskit.errors import SoupError
 from wskit.soups._soup import (
     Ingredients,

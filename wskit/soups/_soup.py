@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from wskit.averaging._average import LinearMerge
-from wskit.averaging._layout import Layout, layout_of
+from wskit._weights import Layout, layout_of
+from wskit.averaging import average
 from wskit.errors import SoupError
 from wskit.zoo import Zoo
 
@@ -75,13 +75,12 @@ def uniform_soup(ingredients: Ingredients) -> Soup:
     """
     pool = pool_of(ingredients)
     names = list(pool)
-    labelled = {label_of(name): model for name, model in pool.items()}
-    average = LinearMerge(layout_of_all(pool), labelled, None)
+    weights = average({label_of(name): model for name, model in pool.items()})
     steps = np.arange(1, len(names) + 1)
     history = pd.DataFrame(
         {"step": steps, "ingredient": names, "accepted": True, "n_ingredients": steps}
     )
-    return Soup(average.read(), tuple(names), equal(names), history)
+    return Soup(dict(weights), tuple(names), equal(names), history)
 
 
 def pool_of(ingredients: Ingredients) -> dict[str, Mapping[str, Tensor]]:
