@@ -70,6 +70,15 @@ def test_imports_go_down(module):
     assert used <= allowed, f"wskit.{module} must not import {used - allowed}"
 
 
+def test_no_package_looks_into_another():
+    """What another package may use stands in the other's ``__init__``, or in a bottom module."""
+    for path in PACKAGE.iterdir():
+        if path.is_dir() or path.suffix == ".py":
+            names = [name.split(".") for name in imports(path.stem) if name.startswith("wskit.")]
+            private = [n for n in names if n[1] != path.stem and any(p[0] == "_" for p in n[2:])]
+            assert not private, f"wskit.{path.stem} imports {'.'.join(private[0])}"
+
+
 @pytest.mark.parametrize("module", sorted(NO_TORCH))
 def test_no_torch(module):
     assert not {name for name in imports(module) if name.split(".")[0] == "torch"}

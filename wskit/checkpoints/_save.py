@@ -9,16 +9,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from wskit._checks import check_mapping
+from wskit._exchange import atomic, writing
 from wskit.checkpoints._objects import Owners, check_plain
 from wskit.checkpoints._safetensors import METADATA
 from wskit.checkpoints._save_file import (
     NAMES,
     Spec,
     Work,
-    atomic,
     plan_file,
     write_file,
-    writing,
 )
 from wskit.checkpoints._save_folder import (
     check_space,

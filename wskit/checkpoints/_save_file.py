@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -159,33 +156,3 @@ def _check(got: Spec, expected: Spec, name: str, work: Work) -> None:
 def _bytes(value: Tensor) -> memoryview:
     plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data
-
-
-@contextmanager
-def atomic(target: Path, of: Path | None = None) -> Iterator[BinaryIO]:
-    """Give a file beside `target` that takes its place if all goes well, else vanishes.
-
-    If writing fails, the error names `of`: what the caller knows of, and the file is a part of.
-    """
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    with writing(of or target):
-        try:
-            with part.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Say of which target it was that writing failed."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{target}: expected to write it, but {error.strerror or error}; free some space or"
-            " choose another folder"
-        ) from error

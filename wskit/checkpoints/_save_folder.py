@@ -15,10 +15,10 @@ from pathlib import Path
 import filelock
 from torch import Tensor
 
-from wskit._exchange import CAN_EXCHANGE, exchange
+from wskit._exchange import CAN_EXCHANGE, atomic, exchange, writing
 from wskit.checkpoints._contents import refusing, shorten
 from wskit.checkpoints._folder import INDEX_SUFFIX, check_inside
-from wskit.checkpoints._save_file import Plan, Spec, Work, atomic, plan_file, write_file, writing
+from wskit.checkpoints._save_file import Plan, Spec, Work, plan_file, write_file
 from wskit.errors import CheckpointError
 
 _STEM = "model"

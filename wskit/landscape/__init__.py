@@ -12,6 +12,7 @@ from wskit.landscape._evaluate import (
     iterate_mixtures,
     one_by_one,
 )
+from wskit.landscape._evaluate import points_at_once as points_at_once  # for panels' Cancel
 from wskit.landscape._hessian import HessianEigenvalue, top_hessian_eigenvalue
 from wskit.landscape._metrics import (
     classification_metrics,

@@ -7,8 +7,8 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
+from wskit._exchange import atomic, writing
 from wskit._texts import DASH, size_text
-from wskit.checkpoints._save_file import atomic, writing
 from wskit.errors import CheckpointError, ReportError
 from wskit.report import _tables as tables
 from wskit.report._pictures import Picture, depth_picture, spectrum_picture

@@ -7,8 +7,13 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from wskit.landscape import Evaluation, LossPlane, Plane, iterate_mixtures
-from wskit.landscape._evaluate import points_at_once
+from wskit.landscape import (
+    Evaluation,
+    LossPlane,
+    Plane,
+    iterate_mixtures,
+    points_at_once,
+)
 from wskit.widgets._panel import Panel, Task
 
 MARGIN = 0.5  # of the landscape around the triangle
