@@ -102,6 +102,13 @@ def test_the_table_has_every_tutorial_with_its_times() -> None:
     assert make.with_times(wrong) == TEXT
 
 
+def test_the_figures_are_those_of_the_benchmarks() -> None:
+    assert make.with_figures(TEXT) == TEXT, REMEDY
+    assert TEXT.count("x |\n") == len(make.FIGURES), "all are ratios"
+    with pytest.raises(LookupError, match="no row 'nothing' with 'ratio' in its part 'zoo: ratio'"):
+        make.figure("zoo: ratio", "nothing", "ratio")
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_command_exists(command: str) -> None:
     words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]

@@ -39,6 +39,30 @@ TAKEN = {
 DRAWN = "esd.png"
 BADGES = {"binder.svg": ("Open in Binder", "#a64c00"), "colab.svg": ("Open in Colab", "#1f5fa8")}
 README, TEACHING = ROOT / "README.md", ROOT / "notebooks" / "TEACHING.md"
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+# What, beside what, and where that stands in RESULTS.md: part, row, column.
+FIGURES = [
+    ("A power law fitted to 4 096 eigenvalues", "powerlaw 1.5",
+     ("spectral: fits", "power law, n = 4096, powerlaw 1.5", "ratio")),
+    ("The table of a ResNet-20's layers", "WeightWatcher 0.7.7",
+     ("spectral: layers", "ResNet-20, spectral_table, analyze()", "ratio")),
+    ("The same with a Marchenko-Pastur law and a shuffled null", "WeightWatcher 0.7.7",
+     ("spectral: layers", "ResNet-20 with null, analyze(PL, mp_fit, randomize), once", "ratio")),
+    ("A layer of 4 096 × 4 096", "WeightWatcher 0.7.7",
+     ("spectral: large", "4096 x 4096, analyze(), once", "ratio")),
+    ("A small CNN, trained with 31 others", "PyTorch, one by one, fused Adam",
+     ("zoo: ratio", "SmallCNN, fused Adam", "ratio")),
+    ("A small CNN, trained with 4 095 others on a GPU", "PyTorch on that GPU, one by one",
+     ("gpu: zoo", "SmallCNN | GPU | 4096", "plain loop, fused")),
+    ("Spectra of a transformer block of 4 096 on a GPU", "the same on 16 CPU cores",
+     ("gpu: spectra", "7B, one block of 32", "ratio")),
+    ("Distances between 200 models of a million parameters", "a loop over state dicts, float32",
+     ("geometry: distances", "state dicts, float32", "ratio")),
+    ("101 million parameters added to a running mean", "torch's AveragedModel",
+     ("averaging: add", "24 x Linear(2048, 2048), AveragedModel", "ratio")),
+    ("101 million parameters added to a running mean", "the same with its fast `multi_avg_fn`",
+     ("averaging: add", "24 x Linear(2048, 2048), with multi_avg_fn", "ratio")),
+]  # fmt: skip
 ROW = re.compile(
     r"^(\| \[.*?\]\(notebooks/(\d\d_\w+)\.ipynb\) \| .*?) \| .*? \| .*? \|$", re.MULTILINE
 )
@@ -62,6 +86,37 @@ def with_times(text: str) -> str:
         return f"{head} | {reading[1]} | {in_words(timings[name]['seconds'])} |"
 
     return ROW.sub(row, text)
+
+
+def figure(part: str, row: str, column: str) -> str:
+    """Return a cell of RESULTS.md.
+
+    Raises
+    ------
+    LookupError
+        If it is not there.
+    """
+    text = RESULTS.read_text(encoding="utf-8")
+    head: list[str] = []
+    for line in text.partition(f"<!-- {part} -->")[2].partition("<!-- end of")[0].splitlines():
+        cells = line.strip("| ").split(" | ")
+        if column in cells:
+            head = cells
+        elif head and line.startswith(f"| {row} | "):
+            return cells[head.index(column)]
+    raise LookupError(f"RESULTS.md has no row {row!r} with {column!r} in its part {part!r}")
+
+
+def with_figures(text: str) -> str:
+    """Return README.md's text with what the benchmarks measured in its table."""
+    rows = [f"| {what} | {beside} | {figure(*where)} |" for what, beside, where in FIGURES]
+    table = "\n".join(["| what | beside | times as fast |", "|---|---|---|", *rows])
+    return re.sub(
+        r"(?<=<!-- figures -->\n).*?(?=<!-- end of the figures -->)",
+        f"\n{table}\n\n",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def with_measures(text: str) -> str:
@@ -133,7 +188,7 @@ def make() -> Iterator[str]:
     """Write what has changed; yield what was done."""
     files = {HERE / name: taken(name) for name in TAKEN}
     files |= {HERE / name: badge(name) for name in BADGES}
-    files[README] = with_times(README.read_text(encoding="utf-8")).encode()
+    files[README] = with_figures(with_times(README.read_text(encoding="utf-8"))).encode()
     files[TEACHING] = with_measures(TEACHING.read_text(encoding="utf-8")).encode()
     for path, content in files.items():
         if not path.exists() or path.read_bytes() != content:
