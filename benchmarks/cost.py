@@ -16,6 +16,7 @@ cost.png as they are.
 """
 
 import argparse
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -241,6 +242,7 @@ def memory(name: str, size: int, folder: Path) -> tuple[float, float]:
     task, peak = TASKS[name], []
     task.call(task.make(min(task.sizes[0], size), folder))  # pays for what is set up once
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back: else small work finds room in it
     start = status("RssAnon")
     with watched(peak):
         kept = task.call(task.make(size, folder))
@@ -350,13 +352,7 @@ def draw(found: Mapping[str, tuple[dict, dict]], target: Path) -> None:
 
 
 PARTS = {name: partial(measured, name=name) for name in TASKS} | {"many": many, "picture": picture}
-WHY = {
-    "table": "What stays is a row of 56 numbers a checkpoint, about 10 KiB, and no tensor. That "
-    "the slope is above 1 was not isolated: it is fitted to rises of 1 to 9 MiB, of which the "
-    "first rows may find room in memory that was freed before. From 1 000 checkpoints to the 10 "
-    "000 below it was 1.10 (2026-11-26)."
-}
-BENCHMARK = Benchmark(__file__, TITLE, PARTS, WHY, ("safetensors",))
+BENCHMARK = Benchmark(__file__, TITLE, PARTS, versions=("safetensors",))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -294,8 +294,8 @@ PARTS = {
     "weightwatcher": weightwatcher,
 }
 WHY = {
-    "averages": "`average` starts a kernel for each model and tensor, from Python, where a stack of "
-    "all models takes two for each tensor, and their memory once more. It and the running mean "
+    "averages": "`average` starts a kernel for each model and tensor, from Python, where a stack "
+    "of all models takes two for each tensor, and their memory once more. It and the running mean "
     "also look for NaN in every model, which the others do not.",
     "distances": "`torch.cdist` needs all models as one matrix on the GPU, which is not in its "
     "time; ours reads state dicts, and copies them there block by block.",

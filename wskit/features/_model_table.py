@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def model_table(
         task = functools.partial(_called, func, with_hash=kept is not None)
         try:
             for place, outcome in _parallel(task, paths, left, n_jobs, kept):
-                rows[place] = outcome.rows
+                rows[place] = [_lean(row) for row in outcome.rows]
                 if kept is not None and outcome.sha256:
                     kept.add(outcome)
                 bar.update()
@@ -288,11 +289,15 @@ class _Store:
         self._last = time.monotonic()
 
 
+def _lean(row: Row) -> Row:
+    """Share the names of columns among all rows: they would take more memory than the numbers."""
+    return {sys.intern(name): value for name, value in row.items()}
+
+
 def _assemble(paths: list[str], rows: list[list[Row]]) -> pd.DataFrame:
-    whole = [
-        {"source": path, "reason": None, **row}
-        for path, found in zip(paths, rows, strict=True)
-        for row in found
-    ]
-    table = pd.DataFrame(whole, columns=None if whole else list(_OWN))
-    return table.astype({"reason": TEXT})
+    table = pd.DataFrame([row for found in rows for row in found])
+    reason = table.pop("reason") if "reason" in table else None
+    sources = [path for path, found in zip(paths, rows, strict=True) for _ in found]
+    table.insert(0, "source", pd.Series(sources, dtype=None if sources else object))
+    table.insert(1, "reason", pd.Series(reason, table.index, dtype=TEXT))
+    return table
