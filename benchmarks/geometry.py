@@ -167,8 +167,10 @@ WHY = {
     "of its own took four times as long as extrapolated. The cause was not isolated (large "
     "temporaries that the C library maps anew each time are suspected).",
     "plane": "vmap depends on what ran before in the process (2026-11-24: without the distances "
-    "before it, the SmallCNN took 0.4x and the MLP 1.1x of the loop's), and is not the default "
-    "on a CPU; the defaults were never slower than the loop.",
+    "before it, the SmallCNN took 0.4x and the MLP 1.1x of the loop's), and is not the "
+    "default on a CPU. By default a SmallCNN is level with the loop (of the fastest rounds "
+    "0.92x to 1.18x in three runs), as nearly all of the time is that of its convolutions; "
+    "a GPU gives more (`gpu.py`).",
 }
 BENCHMARK = Benchmark(__file__, TITLE, PARTS, WHY)
 
