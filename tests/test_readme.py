@@ -16,6 +16,7 @@ from zoo_kit import small_cnn_zoo
 
 from wskit import __main__ as cli
 from wskit import checkpoints, data
+from wskit.errors import DataError
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {"README.md": TEXT} | {
@@ -83,7 +84,7 @@ def test_the_first_picture_is_drawn_again(
     monkeypatch.setenv("WSKIT_OFFLINE", "1")
     try:
         data.fetch("cifar-resnet20", progress=False)
-    except data.DataError as error:
+    except DataError as error:
         pytest.skip(str(error))
     (tmp_path / "again.png").write_bytes(make.drawn())
     pixels = []

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -293,6 +293,15 @@ def test_closing_amid_work(
     assert set(_instances) == before
 
 
+@pytest.fixture
+def _ctrl_c_raises() -> Iterator[None]:
+    """Ctrl-C raises, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_raises")
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent to a thread")
 def test_ctrl_c_while_a_thread_works(case: Case, tmp_path: Path, gate: threading.Event) -> None:
     panel = case.make(tmp_path)

@@ -290,8 +290,7 @@ line = pd.concat(rows, ignore_index=True)
 # %% tags=["slide-more", "approximate"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 3.6))
 for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
-    plots.plot_mean_curves(line, x="place", y=of, unit="nats", ax=ax)
-    ax.set_xlabel("0 is SGD, 1 is SWA")
+    plots.plot_mean_curves(line, x="place", y=of, unit="nats", ax=ax).set_xlabel("SGD 0, SWA 1")
     lowest[of] = found = line.place[line.groupby("seed")[of].idxmin()]
     print(f"lowest {of} at {found.mean():.2f} +- {found.std():.2f}; drawn with its spread.")
 
@@ -424,8 +423,7 @@ def live(rate, cycle, epochs, seed):  # what the panel's button calls; a cycle o
 net, batches = {"net": lambda: cnn(bn=True)}, [parts[0].train_x]
 own = {name: record(parts[0], rate, 0, **net) for name, rate in rates.items()}
 evaluate, recalibrated = metrics(parts[0], **net), metrics(parts[0], **net, bn_loader=batches)
-given = {"recalibrated": recalibrated, "train": live, "unit": "nats"}
-explorer = widgets.SwaExplorer(own, evaluate, **given)
+explorer = widgets.SwaExplorer(own, evaluate, recalibrated=recalibrated, train=live, unit="nats")
 explorer.run, explorer.start, explorer.recalibrate = "constant", 8, True
 explorer.wait(timeout=250)
 explorer
