@@ -290,7 +290,7 @@ line = pd.concat(rows, ignore_index=True)
 # %% tags=["slide-more", "approximate"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 3.6))
 for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
-    plots.plot_mean_curves(line, x="place", y=of, unit="nats", ax=ax).set_xlabel("SGD 0, SWA 1")
+    plots.plot_mean_curves(line, x="place", y=of, unit="nats", ax=ax).set_xlabel("0: SGD, 1: SWA")
     lowest[of] = found = line.place[line.groupby("seed")[of].idxmin()]
     print(f"lowest {of} at {found.mean():.2f} +- {found.std():.2f}; drawn with its spread.")
 
