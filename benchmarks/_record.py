@@ -214,13 +214,18 @@ def short(value: float, digits: int) -> str:
 
 
 def in_turn(
-    calls: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.process_time,
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Return each side's CPU seconds, round by round after one to warm up, and what it found."""
+    """Return each side's seconds, round by round after one to warm up, and what it found.
+
+    The `clock` is that of CPU time unless another is given.
+    """
     times: dict[str, list[float]] = {side: [] for side in calls}
     found = {side: call() for side, call in calls.items()}
     for side, call in list(calls.items()) * rounds:
-        start = time.process_time()
+        start = clock()
         call()
-        times[side].append(time.process_time() - start)
+        times[side].append(clock() - start)
     return times, found

@@ -10,11 +10,12 @@ all of its cores unless one thread is named. Without a CUDA device it says so an
 import argparse
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import _record
 import numpy as np
 import pandas as pd
 import torch
@@ -41,19 +42,13 @@ TRANSFORMERS = {
 }
 
 
-def in_turn(
-    calls: Mapping[str, Callable[[], Any]], rounds: int = 5
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Return each side's wall seconds, round by round, and what it found."""
-    times: dict[str, list[float]] = {side: [] for side in calls}
-    found = {side: call() for side, call in calls.items()}
-    for side, call in list(calls.items()) * rounds:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        times[side].append(time.perf_counter() - start)
-    return times, found
+def waited() -> float:
+    """Return wall seconds, once the GPU has done all that it was told."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+in_turn = partial(_record.in_turn, clock=waited)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

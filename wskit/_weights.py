@@ -1,7 +1,7 @@
 """What the names and the memory of a model's tensors tell, and where each lies in one vector."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -117,7 +117,7 @@ class Layout:
                 "models of one architecture are needed."
             )
         for name, expected in self.shapes.items():
-            shape, dtype = header(weights, name, label)
+            shape, dtype = header_of(weights, name, label)
             if shape != expected:
                 raise AveragingError(
                     f"tensor {name!r} has the shape {expected} in {self.label} and {tuple(shape)} "
@@ -229,7 +229,7 @@ class Layout:
 def layout_of(weights: Mapping[str, Tensor], label: str = "model 1") -> Layout:
     """Describe the first model; only tensors that are not floating-point are read, and copied."""
     check_mapping(weights, AveragingError, label)
-    headers = {name: header(weights, name, label) for name in weights}
+    headers = {name: header_of(weights, name, label) for name in weights}
     tied = ties(weights)
     floats = []
     others = {}
@@ -278,15 +278,30 @@ def _row(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None)
 
 
 def header(
-    weights: Mapping[str, Tensor], name: str, label: str
+    weights: Mapping[str, Tensor], name: str, check: Callable[[Tensor], None] | None = None
 ) -> tuple[tuple[int, ...], torch.dtype]:
-    """Shape and dtype of a tensor; a checkpoint tells both without reading it."""
+    """Shape and dtype of a tensor; a checkpoint tells both without reading it.
+
+    What has to be read is given to `check` first, which raises where it is no tensor.
+    """
     if hasattr(weights, "shape") and hasattr(weights, "dtype"):
         return tuple(weights.shape(name)), weights.dtype(name)
     tensor = weights[name]
-    if not isinstance(tensor, Tensor):
-        raise AveragingError(
-            f"{name!r} of {label} is of type {type(tensor).__name__} and not a tensor; give the "
-            "state dict alone."
-        )
+    if check is not None:
+        check(tensor)
     return tuple(tensor.shape), tensor.dtype
+
+
+def header_of(
+    weights: Mapping[str, Tensor], name: str, label: str
+) -> tuple[tuple[int, ...], torch.dtype]:
+    """Return the header of a tensor of the model that messages call `label`."""
+
+    def check(tensor: object) -> None:
+        if not isinstance(tensor, Tensor):
+            raise AveragingError(
+                f"{name!r} of {label} is of type {type(tensor).__name__} and not a tensor; give "
+                "the state dict alone."
+            )
+
+    return header(weights, name, check)

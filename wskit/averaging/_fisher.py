@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from wskit._checks import calling, check_tensor, check_whole
-from wskit._weights import Layout, all_finite, block_size, header, layout_of
+from wskit._weights import Layout, all_finite, block_size, header_of, layout_of
 from wskit.averaging._average import checked, numbered
 from wskit.averaging._lazy import LazyMerge, entries
 from wskit.errors import AveragingError
@@ -243,7 +243,7 @@ def _check_fisher(layout: Layout, fisher: Mapping[str, Tensor], label: str) -> N
                 f"tensor {name!r} is missing in the Fisher diagonal of {label}; give zeros where "
                 "there is nothing to weigh by."
             )
-        shape, _ = header(fisher, name, f"the Fisher diagonal of {label}")
+        shape, _ = header_of(fisher, name, f"the Fisher diagonal of {label}")
         if shape != layout.shapes[name]:
             raise AveragingError(
                 f"tensor {name!r} has the shape {layout.shapes[name]}, and {shape} in the Fisher "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wskit._checks import check_choice, check_weights
+from wskit._weights import header
 from wskit.errors import FeatureError
 from wskit.spectra import inventory
 
@@ -29,17 +30,12 @@ def headers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A lazy mapping that does not tell them is read one tensor at a time.
     """
     check_weights(weights, FeatureError)
-    found = {name: _header(weights, name) for name in weights}
+    told = {name: header(weights, name) for name in weights}
+    found = {
+        name: torch.empty(shape, dtype=dtype, device="meta")
+        for name, (shape, dtype) in told.items()
+    }
     return {name: empty for name, empty in found.items() if empty.is_floating_point()}
-
-
-def _header(weights: Any, name: str) -> Tensor:
-    if hasattr(weights, "shape") and hasattr(weights, "dtype"):
-        shape, dtype = weights.shape(name), weights.dtype(name)
-    else:
-        tensor = weights[name]
-        shape, dtype = tensor.shape, tensor.dtype
-    return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
 def count_models(known: Mapping[str, Tensor]) -> int:

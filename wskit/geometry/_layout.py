@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wskit import _weights
 from wskit._checks import check_tensor, check_weights
 from wskit._weights import ties
 from wskit.errors import GeometryError
@@ -242,8 +243,6 @@ def check(weights: Mapping[str, Tensor], layout: Layout, label: str) -> None:
 
 def header(weights: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], torch.dtype]:
     """Shape and dtype of a tensor; a checkpoint tells both without reading it."""
-    if hasattr(weights, "shape") and hasattr(weights, "dtype"):
-        return tuple(weights.shape(name)), weights.dtype(name)
-    tensor = weights[name]
-    check_tensor(tensor, GeometryError, repr(name))
-    return tuple(tensor.shape), tensor.dtype
+    return _weights.header(
+        weights, name, lambda tensor: check_tensor(tensor, GeometryError, repr(name))
+    )

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wskit._checks import check_matrix, check_tensor, check_weights, check_whole, number
+from wskit._weights import header
 from wskit.errors import SpectrumError
 from wskit.spectra._eigen import Spectrum, spectrum
-from wskit.spectra._layers import header
 
 
 def shuffled(W: Tensor, *, seed: int) -> Tensor:

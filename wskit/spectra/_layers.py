@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wskit._checks import check_choice, check_weights
+from wskit._weights import header
 from wskit.errors import SpectrumError
 
 ConvRule = Literal["slices", "unfold", "per-slice", "fft"]
@@ -221,14 +222,6 @@ def as_matrix(W: Tensor, layer: Layer, conv: ConvRule) -> Float[Tensor, "*stack 
             axis = 0 if W.shape[0] == 3 * W.shape[1] else 1
             W = W.chunk(3, axis)[layer.part[0]]
     return W if W.shape[-2] == layer.N else W.mT
-
-
-def header(weights: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], torch.dtype]:
-    """Shape and dtype of a tensor; a checkpoint tells both without reading it."""
-    if hasattr(weights, "shape") and hasattr(weights, "dtype"):
-        return tuple(weights.shape(name)), weights.dtype(name)
-    tensor = weights[name]
-    return tuple(tensor.shape), tensor.dtype
 
 
 def _without(layer: Layer, reason: str) -> Layer:
