@@ -13,11 +13,11 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
-from fault_entries import data, mlp, table
 from tqdm.auto import tqdm
 
 from wskit import course, features, report, zoo
@@ -161,11 +161,14 @@ def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path, kind, times):
 @pytest.mark.parametrize("times", TIMES)
 def test_a_killed_training_goes_on_with_whole_blocks(tmp_path, times):
     rng = random.Random(0)
-    rows = pd.concat([table()] * 3, ignore_index=True)
+    rows = pd.DataFrame({"epochs": 1.0}, index=range(6))
+    x, y = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.arange(5) % 3
+    data = SimpleNamespace(train_x=x, train_y=y, test_x=x, test_y=y)
+    mlp = zoo.MLP((4, 6, 3))
     compute = zoo.Compute(block_size=2)
 
     def train(folder: Path) -> zoo.Zoo:
-        return zoo.train_zoo(mlp, data(), rows, compute=compute, folder=folder)
+        return zoo.train_zoo(mlp, data, rows, compute=compute, folder=folder)
 
     expected = train(tmp_path / "whole")
     took = usual_time(lambda: train(tmp_path / "once"))
