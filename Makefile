@@ -7,7 +7,8 @@
 # make bench   run all benchmarks, for hours, and write what they measured into benchmarks/RESULTS.md
 # make site    a static site of the tutorials, in build/site
 #
-# Each makes the environment .venv when it is missing or its requirements have changed.
+# Each makes the environment .venv when it is missing or its requirements have changed: `make lab`
+# with what learners need, every other with the rest as well.
 # Another Python (3.11 or newer): make test PYTHON=python3.13
 
 SHELL := /bin/bash
@@ -15,7 +16,9 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(she
 EXTRAS := lab,dev,browser,hub,app,publish,scale
 VENV := .venv
 BIN := $(VENV)/bin
+LAB_READY := $(VENV)/.ready-lab
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 JOBS ?= 2
 
 # A kernel draws into its notebook unless MPLBACKEND says otherwise.
@@ -32,7 +35,7 @@ BROWSER := -o addopts="--strict-markers --strict-config -ra" -n $(JOBS) --dist l
 .PHONY: lab test test-slow notebooks peers bench site clean
 .DELETE_ON_ERROR:
 
-lab: $(READY)
+lab: $(LAB_READY)
 	$(BIN)/wskit lab
 
 # One stage after the other, the quick ones first; the first that fails ends it.
@@ -72,10 +75,13 @@ site: $(READY)
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/.peers
 
-$(READY): pyproject.toml constraints.txt
+$(LAB_READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "wskit needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		-c constraints.txt -e '.[$(EXTRAS)]'
-	@touch $(READY)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[lab]'
+	@touch $@
+
+$(READY): $(LAB_READY)
+	$(PIP) -e '.[$(EXTRAS)]'
+	@touch $@

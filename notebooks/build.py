@@ -102,7 +102,7 @@ def read_source(path: Path) -> Any:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for number, cell in enumerate(notebook.cells):
         _check_tags(cell, f"{path.name}, cell {number}")
-        for key in cell.metadata.keys() - {"tags", "slideshow"}:
+        for key in cell.metadata.keys() - {"tags"}:
             del cell.metadata[key]  # jupytext's notes on blank lines
         if cell.cell_type == "code" and {"solution", "hide-input"} & _tags(cell):
             cell.metadata["jupyter"] = {"source_hidden": True}

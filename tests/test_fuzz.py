@@ -13,7 +13,7 @@ from data_site import cached, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wskit import course, data
+from wskit import data
 from wskit.checkpoints import open_checkpoint
 from wskit.errors import DataError, WskitError
 from wskit.zoo import load_zoo
@@ -174,53 +174,3 @@ def test_manifests_that_are_none(folders, content):
 def test_the_kits_own_manifests(folders, stem):
     use_manifests(folders, stem, json.dumps(MANIFESTS[stem]).encode())
     assert len(data.catalog()) == len(MANIFESTS[stem]["resources"])
-
-
-def cell(source: object, *tags: str) -> dict[str, object]:
-    return {"cells": [{"cell_type": "code", "metadata": {"tags": list(tags)}, "source": source}]}
-
-
-CELL = cell("# Exercise 1.1", "exercise")["cells"][0]
-
-
-@pytest.mark.parametrize(
-    ("notebook", "message"),
-    [
-        ({}, "with a list of cells, got {}"),
-        ({"cells": None}, "with a list of cells, got {'cells': None}"),
-        ({"cells": [CELL, {}]}, "cell 1 is {}, expected its cell_type"),
-        (cell(3), "cell 0 is {.*, expected its cell_type"),
-        (cell("", 3), "cell 0 is {.*whose tags are a list"),
-        (cell("# Exercise 1.1", "exercise"), "exercise 1.1 has no solution: add a code cell"),
-        (cell("print(f(", "check"), r"expected print\(exercises.check_.*got 'print\(f\('"),
-        (cell("", "check"), "as the last statement, got ''"),
-        (
-            {"cells": [CELL, {**CELL, "source": "# Solution 1.1\nprint(check())"}]},
-            "expected a solution that is more than its stub",
-        ),
-    ],
-)
-def test_notebooks_that_are_none(notebook, message):
-    with pytest.raises(WskitError, match=message):
-        course.for_grading(notebook)
-
-
-CELLS = st.fixed_dictionaries(
-    {
-        "cell_type": st.sampled_from(["code", "markdown"]) | values,
-        "metadata": st.fixed_dictionaries(
-            {}, optional={"tags": st.lists(st.sampled_from(["exercise", "check", "solution", 3]))}
-        ),
-        "source": st.lists(
-            st.sampled_from(["# Exercise 1.1\n", "# Solution 1.1\n", "print(f(x))\n", "x = 1\n"])
-            | st.text(max_size=8)
-        ),
-    }
-)
-
-
-@bounded
-@given(notebook=values | st.fixed_dictionaries({"cells": st.lists(values | CELLS, max_size=3)}))
-def test_notebooks(without_type_checks, notebook):
-    answers(course.for_students, notebook)
-    answers(course.for_grading, notebook)

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from wskit import data
 from wskit.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
-WAIT = 180.0  # seconds: a busy machine is no reason to fail
+WAIT = 300.0  # seconds: a busy machine is no reason to fail
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -47,7 +47,7 @@ def test_the_package_asks_nobody(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert found.returncode == 0, found.stderr[-3000:]
@@ -157,7 +157,7 @@ class Command:
         """Return status, address and content of an answer."""
         request = urllib.request.Request(self.origin + path, headers=headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=WAIT) as answer:
                 return answer.status, answer.geturl(), answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -171,10 +171,20 @@ class Command:
         psutil = pytest.importorskip("psutil")
         found, us = set(), psutil.Process(self.process.pid)
         for process in [us, *us.children(recursive=True)]:
-            for each in process.net_connections("inet"):
-                if each.laddr and (each.status == "LISTEN" or each.type == socket.SOCK_DGRAM):
-                    found.add((each.laddr.ip, each.laddr.port))
+            with suppress(psutil.NoSuchProcess):  # it ended since
+                for each in process.net_connections("inet"):
+                    if each.laddr and (each.status == "LISTEN" or each.type == socket.SOCK_DGRAM):
+                        found.add((each.laddr.ip, each.laddr.port))
         return found
+
+    def listens_with_a_kernel(self) -> set[str]:
+        """Wait until a kernel listens, at several ports; return the addresses of all."""
+        end, ports = time.monotonic() + WAIT, self.listens_at()
+        while len(ports) < 5:
+            assert time.monotonic() < end, f"a kernel has several ports, found {ports}"
+            time.sleep(0.5)
+            ports = self.listens_at()
+        return {address for address, _ in ports}
 
 
 @contextmanager
@@ -197,8 +207,11 @@ def running(home: Path, *arguments: str) -> Iterator[Command]:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     psutil = pytest.importorskip("psutil")
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        each.kill()
+    with suppress(psutil.NoSuchProcess):  # it ended by itself
+        for each in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.kill()
     process.wait()
 
 
@@ -231,12 +244,7 @@ def test_lab_is_for_this_machine_and_its_token(tmp_path: Path) -> None:
         # With it, a kernel: which listens on this machine too.
         assert lab.status("/api/contents", **key) == 200
         assert lab.status("/api/kernels", "POST", **key) == 201
-        end, ports = time.monotonic() + WAIT, lab.listens_at()
-        while len(ports) < 5 and time.monotonic() < end:  # a kernel has several
-            time.sleep(0.5)
-            ports = lab.listens_at()
-        assert len(ports) >= 5
-        assert {address for address, _ in ports} <= {"127.0.0.1", "::1"}
+        assert lab.listens_with_a_kernel() <= {"127.0.0.1", "::1"}
 
 
 def test_lab_asks_for_no_newer_version(tmp_path: Path) -> None:
@@ -255,13 +263,11 @@ def test_app_is_for_this_machine_and_its_token(tmp_path: Path) -> None:
     pytest.importorskip("psutil")
     with running(tmp_path, "app", "esd", "--port", str(free_port())) as app:
         assert len(app.token) >= 32
-        for path in ("/", "/?token=wrong", "/api/kernels"):
-            assert app.status(path) == 403
+        for path in ("/", "/?token=wrong"):
+            assert urlsplit(app.ask(path)[1]).path == "/login"
         assert app.status(f"/?token={app.token}", **FOREIGN) == 403
         assert app.status("/", **FOREIGN) == 403
         status, _, page = app.ask(f"/?token={app.token}")
         assert status == 200
         assert re.search(r'"kernelId":\s*"[\w-]+"', page), "it has a kernel"
-        ports = app.listens_at()
-        assert len(ports) >= 5
-        assert {address for address, _ in ports} == {"127.0.0.1"}
+        assert app.listens_with_a_kernel() == {"127.0.0.1"}

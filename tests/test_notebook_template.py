@@ -141,16 +141,3 @@ def test_a_paper_s_claims_are_set_beside_what_was_seen(path: Path) -> None:
         assert re.search(r"\d", seen), f"no figure: {seen}"
         assert re.match(r"\d+", seeds), f"over how many seeds? {seeds}"
     assert 'f"' in cell.source or "f'" in cell.source, "figures come from variables"
-
-
-@each
-def test_slides(path: Path) -> None:
-    cells = read(path).cells
-    begun = [c for c in cells if "slide" in tags(c)]
-    assert 8 <= len(begun) <= 24
-    assert "slide" in tags(cells[0])
-    for cell in cells:
-        if {"slide", "slide-more"} & tags(cell) and cell.cell_type == "markdown":
-            shown = cell.source.partition("<!-- not on the slide -->")[0]
-            assert len(shown.split()) <= 130, shown[:80]
-        assert not ({"solution", "check", "exercise"} & tags(cell) and "slide" in tags(cell))

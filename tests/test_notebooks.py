@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import os
 import re
 import statistics
@@ -143,7 +142,7 @@ def test_exercises_are_complete(path: Path) -> None:
 
 @each
 def test_students_get_no_solution(path: Path) -> None:
-    whole = json.loads(path.read_text(encoding="utf-8"))
+    whole = read(path)
     student = course.for_students(whole)
     found = leaked(whole, student)
     assert found, "a tutorial has a solution"
@@ -155,8 +154,7 @@ def test_students_get_no_solution(path: Path) -> None:
 @pytest.mark.slow
 @each
 def test_a_students_copy_runs(path: Path, tmp_path: Path) -> None:
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    student = nbformat.reads(json.dumps(course.for_students(whole)), as_version=4)
+    student = course.for_students(read(path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WSKIT_OFFLINE": "1"}
     client = NotebookClient(
         student, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}

@@ -1,4 +1,4 @@
-"""The command line: lab, app, doctor, data, soup, and copies of the tutorials.
+"""The command line: lab, app, doctor, report, soup, data, and copies of the tutorials.
 
 Only arguments and printing are here. What goes wrong on purpose (`WskitError`) is one line on
 stderr and exit status 2; an interruption is 130.
@@ -12,26 +12,27 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, get_args
 
 from wskit import __version__, course
 from wskit.errors import WskitError
 
 FIRST = "00_start_here.ipynb"
-APPS = ("esd", "zoo", "regions", "swa", "soups")
-CONV = ("slices", "unfold", "per-slice", "fft")
-METHODS = ("linear", "slerp", "task", "ties", "dare", "model-stock")
 # Tornado's own limit loses uploads over 10 MiB without a word.
 WEBSOCKET_BYTES = 200 * 2**20
+# A folder of Jupyter's settings: no question about news on the first screen.
+LAB_SETTINGS = Path(__file__).with_name("_lab")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = make_parser(next((word for word in given if word[:1] != "-"), "")).parse_args(given)
     with warnings.catch_warnings():
-        warnings.showwarning = _print_warning
+        # One line, without the place in the code that a user cannot change.
+        warnings.showwarning = lambda message, *_: print(f"wskit: {message}", file=sys.stderr)
         try:
-            status: int = options.run(options)
+            return options.run(options) or 0
         except WskitError as error:
             print(f"wskit: {error}", file=sys.stderr)
             return 2
@@ -40,79 +41,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # `wskit data list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-    return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser(chosen: str) -> argparse.ArgumentParser:
+    """Return the parser; only the command `chosen` has its arguments, for some load torch."""
     parser = argparse.ArgumentParser(prog="wskit", description="Neural networks' weights as data.")
     parser.add_argument("--version", action="version", version=f"wskit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    lab = commands.add_parser("lab", help="open the tutorials in JupyterLab")
-    lab.add_argument("--no-browser", action="store_true", help="only print the address")
-    lab.add_argument("--port", type=int, help="default: 8888, or the next that is free")
-    lab.add_argument("--dir", type=Path, help="copy the tutorials there and work in the copies")
-    lab.add_argument("jupyter", nargs="*", metavar="-- ...", help="further arguments of JupyterLab")
-    lab.set_defaults(run=_lab)
-
-    _add_app(commands.add_parser("app", help="open one panel as a page of its own"))
-
-    doctor = commands.add_parser("doctor", help="print versions, device, folders, what is missing")
-    doctor.set_defaults(run=_doctor)
-
-    for name, run, text in (
-        ("copy-notebooks", _copy_notebooks, "write the tutorials to a folder"),
-        ("student-copies", _student_copies, "write the tutorials without their solutions"),
-        ("grading-sources", _grading_sources, "write them as nbgrader's source assignments"),
-    ):
+    for name, (add_arguments, run, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text)
-        command.add_argument("dir", type=Path)
         command.set_defaults(run=run)
-
-    slides = commands.add_parser("slides", help="write the tutorials' slides, a file each")
-    slides.add_argument("names", nargs="*", metavar="NAME", help="01_esd, or 01; default: all")
-    slides.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
-    slides.set_defaults(run=_slides)
-
-    _add_report(commands.add_parser("report", help="write a page on a set of weights"))
-    _add_soup(commands.add_parser("soup", help="merge models that do not fit in memory"))
-
-    data = commands.add_parser("data", help="the files that the tutorials can download")
-    actions = data.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="what there is").set_defaults(run=_data_list)
-    fetch = actions.add_parser("fetch", help="download and check a file or a package")
-    fetch.add_argument("name")
-    fetch.set_defaults(run=_data_fetch)
-    verify = actions.add_parser("verify", help="check the files in the cache; exit 1 if any is bad")
-    verify.add_argument("names", nargs="*", metavar="NAME")
-    verify.set_defaults(run=_data_verify)
-    mirror = actions.add_parser("mirror", help="fill a folder for a room without internet")
-    mirror.add_argument("dir", type=Path)
-    mirror.add_argument("names", nargs="*", metavar="NAME")
-    mirror.set_defaults(run=_data_mirror)
+        if name == chosen:
+            add_arguments(command)
     return parser
 
 
-def _add_app(app: argparse.ArgumentParser) -> None:
-    app.add_argument("name", choices=APPS)
-    app.add_argument(
-        "source", nargs="?", type=Path, help="your own: esd takes a checkpoint, zoo a folder"
+def _add_lab(lab: argparse.ArgumentParser) -> None:
+    _add_server(lab, 8888)
+    lab.add_argument(
+        "--dir", type=Path, default="my-notebooks", help="your copies; default: my-notebooks"
     )
-    app.add_argument("--no-browser", action="store_true", help="only print the address")
-    app.add_argument("--port", type=int, help="default: 8866, or another that is free")
-    app.set_defaults(run=_app)
+    lab.add_argument("jupyter", nargs="*", metavar="-- ...", help="further arguments of JupyterLab")
+
+
+def _add_app(app: argparse.ArgumentParser) -> None:
+    from wskit._apps import APPS
+
+    app.add_argument("name", choices=APPS)
+    app.add_argument("source", nargs="?", help="your own: esd takes a checkpoint, zoo a folder")
+    _add_server(app, 8866)
+
+
+def _add_server(command: argparse.ArgumentParser, port: int) -> None:
+    command.add_argument("--no-browser", action="store_true", help="only print the address")
+    command.add_argument(
+        "--port", type=_read_port, help=f"default: {port}, or the next that is free"
+    )
+
+
+def _read_port(text: str) -> int:
+    if not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 65535, got {text}")
+    return int(text)
+
+
+def _add_folder(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dir", type=Path)
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:
+    from wskit.spectra import ConvRule
+
     report.add_argument("checkpoint", help="a file, a folder, hf://org/name, or a name of the data")
     report.add_argument("-o", "--output", required=True, help="an .html file")
     report.add_argument("--with", dest="other", metavar="OTHER", help="weights to compare with")
-    report.add_argument("--conv", default="slices", choices=CONV, help="default: slices")
+    report.add_argument("--conv", default="slices", choices=get_args(ConvRule))
     report.add_argument("--device", help="where to compute, as cuda; default: the CPU")
-    report.set_defaults(run=_report)
 
 
 def _add_soup(soup: argparse.ArgumentParser) -> None:
+    from wskit._soup_command import METHODS
+
     soup.add_argument("ingredients", nargs="+", metavar="INGREDIENT", help="a file or a folder")
     soup.add_argument("-o", "--output", required=True, help="a .safetensors file, or a folder")
     soup.add_argument("--method", default="linear", choices=METHODS, help="default: linear")
@@ -126,30 +115,35 @@ def _add_soup(soup: argparse.ArgumentParser) -> None:
     soup.add_argument(
         "--copy-from", type=int, metavar="N", help="copy the N-th ingredient's configuration too"
     )
-    soup.set_defaults(run=_soup)
 
 
-def _lab(options: argparse.Namespace) -> int:
+def _add_data(data: argparse.ArgumentParser) -> None:
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="what there is").set_defaults(run=_data_list)
+    fetch = actions.add_parser("fetch", help="download and check a file or a package")
+    fetch.add_argument("name")
+    fetch.set_defaults(run=_data_fetch)
+    verify = actions.add_parser("verify", help="check the files in the cache; exit 1 if any is bad")
+    verify.add_argument("names", nargs="*", metavar="NAME")
+    verify.set_defaults(run=_data_verify)
+    mirror = actions.add_parser("mirror", help="fill a folder for a room without internet")
+    mirror.add_argument("dir", type=Path)
+    mirror.add_argument("names", nargs="*", metavar="NAME")
+    mirror.set_defaults(run=_data_mirror)
+
+
+def _lab(options: argparse.Namespace) -> None:
     try:
         from jupyterlab.labapp import LabApp
     except ImportError as error:
         raise WskitError(
             f"expected JupyterLab, which is not installed ({error}): pip install 'wskit[lab]'"
         ) from error
-    folder = course.notebooks_folder()
-    in_wheel = folder.name == "_notebooks"  # nobody should work inside site-packages
-    if options.dir or in_wheel:
-        copies = course.copy_notebooks(options.dir or "wskit-notebooks", changed="keep")
-        _print_copies(copies)
-        folder = copies.folder
-    LabApp.launch_instance(argv=_lab_arguments(folder.resolve(), options))
-    return 0
-
-
-def _app(options: argparse.Namespace) -> int:
-    from wskit._apps import run
-
-    return run(options)
+    copies = course.copy_notebooks(options.dir)
+    _print_copies(copies)
+    paths = [str(LAB_SETTINGS), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(paths)
+    LabApp.launch_instance(argv=_lab_arguments(copies.folder.resolve(), options))
 
 
 def _lab_arguments(folder: Path, options: argparse.Namespace) -> list[str]:
@@ -172,69 +166,59 @@ def _lab_arguments(folder: Path, options: argparse.Namespace) -> list[str]:
     return [*arguments, *options.jupyter]
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _app(options: argparse.Namespace) -> None:
+    from wskit._apps import serve_app
+
+    serve_app(options.name, options.source, port=options.port, browser=not options.no_browser)
+
+
+def _doctor(_: argparse.Namespace) -> None:
     from wskit._doctor import examine
 
-    lines, sound = examine()
-    print(*lines, sep="\n")
-    return 0 if sound else 1
+    print(*examine(), sep="\n")
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> None:
     from wskit._report_command import run
 
-    return run(options)
+    run(options)
 
 
-def _soup(options: argparse.Namespace) -> int:
+def _soup(options: argparse.Namespace) -> None:
     from wskit._soup_command import run
 
-    return run(options)
+    run(options)
 
 
-def _copy_notebooks(options: argparse.Namespace) -> int:
+def _copy_notebooks(options: argparse.Namespace) -> None:
     _print_copies(course.copy_notebooks(options.dir))
-    return 0
 
 
-def _student_copies(options: argparse.Namespace) -> int:
+def _student_copies(options: argparse.Namespace) -> None:
     _print_copies(course.student_copies(options.dir))
-    return 0
-
-
-def _grading_sources(options: argparse.Namespace) -> int:
-    _print_copies(course.grading_sources(options.dir))
-    return 0
-
-
-def _slides(options: argparse.Namespace) -> int:
-    from wskit._slides import write_slides
-
-    print(*write_slides(options.output, options.names), sep="\n")
-    return 0
 
 
 def _print_copies(copies: course.Copies) -> None:
-    print(f"{copies.folder}: {len(copies.written)} new")
+    print(f"{copies.folder}: {len(copies.new)} new, {len(copies.updated)} brought up to date")
     if copies.kept:
-        print("left as you changed them:", ", ".join(path.name for path in copies.kept))
+        print("left as you edited them:", ", ".join(path.name for path in copies.kept))
+    if copies.beside:
+        print("newer ones beside them:", ", ".join(path.name for path in copies.beside))
 
 
-def _data_list(_: argparse.Namespace) -> int:
+def _data_list(_: argparse.Namespace) -> None:
     from wskit import data
 
     table = data.catalog()
     megabytes = (table["bytes"] / 1e6).astype(object)
     table["MB"] = megabytes.map("{:.1f}".format, na_action="ignore").fillna("?")
     print(table[["package", "name", "MB", "cached", "licence"]].to_string(index=False))
-    return 0
 
 
-def _data_fetch(options: argparse.Namespace) -> int:
+def _data_fetch(options: argparse.Namespace) -> None:
     from wskit import data
 
     print(data.fetch(options.name))
-    return 0
 
 
 def _data_verify(options: argparse.Namespace) -> int:
@@ -248,24 +232,26 @@ def _data_verify(options: argparse.Namespace) -> int:
     return 0 if set(table["state"]) <= {"ok", "unrecorded"} else 1
 
 
-def _data_mirror(options: argparse.Namespace) -> int:
+def _data_mirror(options: argparse.Namespace) -> None:
     from wskit import data
 
-    paths = data.mirror(options.dir, *options.names)
-    print(*paths, sep="\n")
-    return 0
+    print(*data.mirror(options.dir, *options.names), sep="\n")
 
 
-def _print_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning as one line, without the place in the code that a user cannot change."""
-    print(f"wskit: {message}", file=file or sys.stderr)
+def _add_nothing(_: argparse.ArgumentParser) -> None:
+    pass
+
+
+COMMANDS: dict[str, tuple[Any, Any, str]] = {
+    "lab": (_add_lab, _lab, "open the tutorials in JupyterLab"),
+    "app": (_add_app, _app, "open one panel as a page of its own"),
+    "doctor": (_add_nothing, _doctor, "print versions, device, folders, what is missing"),
+    "copy-notebooks": (_add_folder, _copy_notebooks, "write the tutorials to a folder"),
+    "student-copies": (_add_folder, _student_copies, "write them without their solutions"),
+    "report": (_add_report, _report, "write a page on a set of weights"),
+    "soup": (_add_soup, _soup, "merge models that do not fit in memory"),
+    "data": (_add_data, None, "the files that the tutorials can download"),
+}
 
 
 if __name__ == "__main__":

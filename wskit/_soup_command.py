@@ -18,7 +18,7 @@ from wskit.checkpoints import hash_files, open_checkpoint, save_weights
 from wskit.errors import WskitError
 
 # What each method needs, and what it may have beside that.
-_METHODS: dict[str, tuple[set[str], set[str]]] = {
+METHODS: dict[str, tuple[set[str], set[str]]] = {
     "linear": (set(), {"coefficients"}),
     "slerp": ({"t"}, set()),
     "task": ({"base"}, {"scale"}),
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     """Return the method's options that were given; refuse what it does not know, or lacks."""
-    needed, allowed = _METHODS[options.method]
-    every = set().union(*(a | b for a, b in _METHODS.values()))
+    needed, allowed = METHODS[options.method]
+    every = set().union(*(a | b for a, b in METHODS.values()))
     given = {name: value for name in sorted(every) if (value := getattr(options, name)) is not None}
     if wrong := sorted(given.keys() - needed - allowed):
         raise WskitError(f"--method {options.method} takes no --{wrong[0]}; leave it out")

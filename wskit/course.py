@@ -1,9 +1,8 @@
-"""The tutorials as files: where they are, copies to work in, for students, for grading.
+"""The tutorials as files: where they are, copies to work in, copies for students.
 
-Each tutorial is one executed notebook, built from ``notebooks/src`` with `TAGS` on its cells.
-A learner works in a copy of it (`copy_notebooks`); a class gets copies without the solutions
-(`student_copies`), or, where nbgrader hands out and collects, assignments made of
-`grading_sources`. None of these ever replaces a file that somebody has changed.
+Each tutorial is one executed notebook, built from ``notebooks/src`` with `TAGS` on its cells. A
+learner works in a copy of it (`copy_notebooks`), a class gets copies without the solutions
+(`student_copies`). Neither ever replaces a copy that somebody has edited.
 
 An exercise is four cells in this order: the stub (a code cell tagged ``exercise`` that begins
 ``# Exercise 1.2``), its ``check``, a hint and what a right answer prints (markdown,
@@ -17,37 +16,26 @@ What a tutorial found of its paper's claims is the output of one cell tagged ``c
 
 from __future__ import annotations
 
-import ast
+import copy
+import datetime
+import hashlib
+import itertools
 import json
 import os
-import re
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from wskit._checks import check_choice
 from wskit.errors import WskitError
 
-__all__ = [
-    "CLAIM_COLUMNS",
-    "NOT_FOR_STUDENTS",
-    "TAGS",
-    "Claims",
-    "Copies",
-    "claims",
-    "copy_notebooks",
-    "for_grading",
-    "for_students",
-    "grading_sources",
-    "notebooks_folder",
-    "picture_text",
-    "student_copies",
-    "tutorials",
-    "without_descriptions",
-]
+__all__ = ["TAGS", "claims", "copy_notebooks", "student_copies", "tutorials"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 TAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -60,19 +48,16 @@ TAGS: Mapping[str, str] = MappingProxyType(
         "approximate": "its numbers are another sample on another processor: compared loosely",
         "nbval-ignore-output": "run by the tests, but its output may differ",
         "claims": "what the paper claims beside what the page saw; gathered into the first page",
-        "slide": "a slide begins here; of code, what it shows",
-        "slide-more": "goes on the slide that was begun last",
-        "show-input": "its code is on the slide too",
     }
 )
 """Every tag that a cell may have, and what it means. The build refuses any other."""
 
 NOT_FOR_STUDENTS = frozenset({"solution", "teacher"})
 
-# What `wskit.plots.describe` returns of an Axes: a line, and indented ones.
-_DESCRIPTION = re.compile(r"^Axes(?: '.*'| \".*\")?: x .*, y .*\n?(?:^  .*\n?)*", re.MULTILINE)
-
 CLAIM_COLUMNS = ("claim of the paper", "what we saw here", "seeds", "where it did not hold")
+
+RECORD = ".wskit-copies.json"
+"""The file, beside the copies, that says what was copied: a hash of the cells of each."""
 
 
 @dataclass(frozen=True)
@@ -111,27 +96,20 @@ def claims(*rows: tuple[str | int, ...]) -> Claims:
     Raises
     ------
     WskitError
-        If a row has not four entries, or one of them is empty or would break the table.
+        If a row does not fit into the table.
 
     Examples
     --------
     >>> claims(("averages are better", "by 5.4 ± 0.5 points", 10, "with right labels"))
     averages are better; by 5.4 ± 0.5 points; 10; with right labels
     """
-    for number, entries in enumerate(rows):
-        if not isinstance(entries, tuple | list) or len(entries) != len(CLAIM_COLUMNS):
-            raise WskitError(
-                f"row {number} is {entries!r:.80}; give one entry each for "
-                f"{', '.join(CLAIM_COLUMNS)}"
-            )
     texts = tuple(tuple(str(entry).strip() for entry in row) for row in rows)
-    for number, row in enumerate(texts):
-        for column, text in zip(CLAIM_COLUMNS, row, strict=True):
-            if not text or "|" in text or "\n" in text:
-                raise WskitError(
-                    f"row {number}, {column}: {text!r} does not fit into a table; write one line "
-                    "without '|'"
-                )
+    for row in texts:
+        if len(row) != len(CLAIM_COLUMNS) or any(not t or "|" in t or "\n" in t for t in row):
+            raise WskitError(
+                f"expected {len(CLAIM_COLUMNS)} entries of one line each without '|' "
+                f"({', '.join(CLAIM_COLUMNS)}), got {row}"
+            )
     return Claims(texts)
 
 
@@ -143,15 +121,19 @@ class Copies:
     ----------
     folder
         Where the copies are.
-    written
-        Files that are new there.
+    new, updated
+        Copies that were not there before, and copies that nobody had edited.
     kept
-        Files that were there and differ from the tutorial, left as they are.
+        Edited copies, left as they are.
+    beside
+        Newer tutorials, each beside the edited copy of an older one.
     """
 
     folder: Path
-    written: tuple[Path, ...]
-    kept: tuple[Path, ...]
+    new: list[Path] = field(default_factory=list)
+    updated: list[Path] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)
 
 
 def notebooks_folder() -> Path:
@@ -178,295 +160,126 @@ def tutorials() -> list[Path]:
     return sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
 
 
-def copy_notebooks(
-    destination: str | os.PathLike[str], *, changed: Literal["refuse", "keep"] = "refuse"
-) -> Copies:
-    """Copy the tutorials, as executed, into a folder to work in.
+def copy_notebooks(destination: str | os.PathLike[str]) -> Copies:
+    """Copy the tutorials, as executed, into a folder to work in, or bring the copies up to date.
+
+    An edited copy is never replaced: a tutorial that is newer than it is put beside it, as
+    ``01_esd.new-2026-12-01.ipynb``. A copy counts as edited once the text of a cell has changed;
+    outputs alone, which each run changes, do not count.
 
     Parameters
     ----------
     destination
         The folder; it is made if there is none.
-    changed
-        What to do where a file of the same name differs from the tutorial, as it does once a
-        learner has worked in it: refuse to copy anything, or keep that file and copy the rest.
+
+    Returns
+    -------
+    Copies
 
     Raises
     ------
     WskitError
-        If a file would have to be replaced, a tutorial cannot be read, or the folder cannot be
-        written; every file that is there is a whole one.
+        If the folder cannot be written; every file that is there is a whole one.
     """
-    contents = {path.name: _read(path) for path in tutorials()}
-    return _write_copies(destination, contents, changed)
+    return _write_copies(destination, {path.name: path.read_bytes() for path in tutorials()})
 
 
-def student_copies(
-    destination: str | os.PathLike[str], *, changed: Literal["refuse", "keep"] = "refuse"
-) -> Copies:
-    """Write the tutorials without solutions, teacher's notes and outputs.
-
-    Parameters
-    ----------
-    destination, changed
-        As for `copy_notebooks`.
-
-    Raises
-    ------
-    WskitError
-        As for `copy_notebooks`.
-    """
-    contents = {path.name: _changed(path, for_students) for path in tutorials()}
-    return _write_copies(destination, contents, changed)
-
-
-def _cells(notebook: object) -> list[dict[str, Any]]:
-    """Return a notebook's cells, if they are some."""
-    cells = notebook.get("cells") if isinstance(notebook, Mapping) else None
-    if not isinstance(cells, list):
-        raise WskitError(
-            f"expected a notebook's JSON (nbformat 4) with a list of cells, got {notebook!r:.80}; "
-            "save it again"
-        )
-    for number, cell in enumerate(cells):
-        if not _is_cell(cell):
-            raise WskitError(
-                f"cell {number} is {cell!r:.80}, expected its cell_type, its source and metadata "
-                "whose tags are a list (nbformat 4); save the notebook again"
-            )
-    return cells
-
-
-def _is_cell(cell: object) -> bool:
-    if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):
-        return False
-    source, tags = cell.get("source"), cell["metadata"].get("tags", [])
-    lines = [source] if isinstance(source, str) else source
-    if not isinstance(lines, list) or not isinstance(tags, list):
-        return False
-    return all(isinstance(text, str) for text in (cell.get("cell_type"), *lines, *tags))
-
-
-def for_students(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a notebook (its JSON, nbformat 4) as students get it; the one given stays as it is."""
-    cells = [
-        cell | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
-        for cell in _cells(notebook)
-        if NOT_FOR_STUDENTS.isdisjoint(cell["metadata"].get("tags", []))
-    ]
-    return {**notebook, "cells": cells}
-
-
-def grading_sources(
-    destination: str | os.PathLike[str], *, changed: Literal["refuse", "keep"] = "refuse"
-) -> Copies:
-    """Write the tutorials as nbgrader's source assignments, one each: ``01_esd/01_esd.ipynb``.
+def student_copies(destination: str | os.PathLike[str]) -> Copies:
+    """Write the tutorials without solutions, teacher's notes and outputs, as `copy_notebooks` does.
 
     Parameters
     ----------
     destination
-        The folder ``source`` of an nbgrader course.
-    changed
-        As for `copy_notebooks`.
+        The folder; it is made if there is none.
+
+    Returns
+    -------
+    Copies
 
     Raises
     ------
     WskitError
         As for `copy_notebooks`.
     """
-    contents = {f"{path.stem}/{path.name}": _changed(path, for_grading) for path in tutorials()}
-    return _write_copies(destination, contents, changed)
+    import nbformat
+
+    contents = {}
+    for path in tutorials():
+        text = nbformat.writes(for_students(nbformat.read(path, as_version=4)))
+        contents[path.name] = f"{text}\n".encode()
+    return _write_copies(destination, contents)
 
 
-def for_grading(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a notebook (its JSON, nbformat 4) as nbgrader's source of an assignment.
+def for_students(notebook: Any) -> Any:
+    """Return a notebook (a `nbformat.NotebookNode`) without what students do not get."""
+    from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
-    Each stub becomes a cell with the solution between nbgrader's marks, each check a locked cell
-    that fails where the answer does; it is worth as many points as the exercise has stars.
-    """
-    solutions = {
-        match[1]: _text(cell)
-        for cell in _cells(notebook)
-        if cell["cell_type"] == "code"
-        and (match := re.match(r"# Solution (\d+\.\d+)", _text(cell)))
-    }
-    cells, number, stars = [], "", 1
-    for cell in for_students(notebook)["cells"]:
-        tags = cell["metadata"].get("tags", [])
-        if heading := re.search(r"^#+ Exercise \d+\.\d+ (★+)", _text(cell), re.MULTILINE):
-            stars = len(heading[1])
-        if "exercise" in tags and (begin := re.match(r"# Exercise (\d+\.\d+)", _text(cell))):
-            number = begin[1]
-            if number not in solutions:
-                raise WskitError(
-                    f"exercise {number} has no solution: add a code cell that begins "
-                    f"'# Solution {number}'"
-                )
-            marked = _marked(_text(cell), solutions[number])
-            cells.append(_graded(cell, f"exercise-{number}", marked, solution=True))
-        elif "check" in tags:
-            asserting = _asserting(_text(cell))
-            cells.append(_graded(cell, f"check-{number}", asserting, points=stars))
-        else:
-            cells.append(cell)
-    return {**notebook, "cells": cells}
+    notebook, resources = copy.deepcopy(notebook), {}
+    cut = TagRemovePreprocessor(enabled=True, remove_cell_tags=set(NOT_FOR_STUDENTS))
+    notebook, resources = cut(notebook, resources)
+    notebook, _ = ClearOutputPreprocessor(enabled=True)(notebook, resources)
+    return notebook
 
 
-def _text(cell: Mapping[str, Any]) -> str:
-    return "".join(cell["source"])
+def _write_copies(destination: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Copies:
+    from wskit._exchange import atomic
 
+    done = Copies(Path(destination))
 
-def _marked(stub: str, solution: str) -> str:
-    """Return a stub with what the solution has beyond it between nbgrader's marks."""
-    answer, _ = _apart(solution)  # the check has a cell of its own
-    own = answer.rstrip().split("\n")[1:]  # without "# Solution 1.2 (click to open)"
-    title, *rest = stub.split("\n")
-    same = 0
-    while same < min(len(rest), len(own)) and rest[same] == own[same]:
-        same += 1
-    if same == len(own):
-        raise WskitError(f"expected a solution that is more than its stub {title!r:.80}: write it")
-    indent = " " * (len(own[same]) - len(own[same].lstrip()))
-    begin, end = f"{indent}### BEGIN SOLUTION", f"{indent}### END SOLUTION"
-    return "\n".join([title, *own[:same], begin, *own[same:], end])
-
-
-def _asserting(check: str) -> str:
-    """Return a check cell that also fails if the verdict that it prints is not a pass."""
-    before, verdict = _apart(check)
-    assertion = "print(verdict)\nassert verdict.passed, verdict.message"
-    return f"{before}verdict = {verdict}\n{assertion}"
-
-
-def _apart(code: str) -> tuple[str, str]:
-    """Return a cell's code without the ``print(verdict)`` that ends it, and that verdict."""
-    try:
-        last = ast.parse(code).body[-1]
-    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
-        last = None  # no code, or none at all
-    if not (
-        isinstance(last, ast.Expr)
-        and isinstance(last.value, ast.Call)
-        and ast.unparse(last.value.func) == "print"
-        and len(last.value.args) == 1
-    ):
-        raise WskitError(
-            f"expected print(exercises.check_...(...)) as the last statement, got {code!r:.200}: "
-            "a check and a solution end with it"
-        )
-    before = "".join(code.splitlines(keepends=True)[: last.lineno - 1])
-    return before, ast.unparse(last.value.args[0])
-
-
-def _graded(
-    cell: Mapping[str, Any], name: str, source: str, *, solution: bool = False, points: int = 0
-) -> dict[str, Any]:
-    """Return a cell with the metadata by which nbgrader knows it (its schema 3)."""
-    graded = {
-        "schema_version": 3,
-        "cell_type": "code",
-        "grade_id": name.replace(".", "-"),
-        "solution": solution,
-        "grade": not solution,
-        "locked": not solution,
-        "task": False,
-    }
-    if points:
-        graded["points"] = points
-    metadata = {**cell["metadata"], "nbgrader": graded}
-    return {**cell, "metadata": metadata, "source": source.splitlines(keepends=True)}
-
-
-def picture_text(cell: Mapping[str, Any], output: Mapping[str, Any]) -> str:
-    """Return what stands for a picture where it cannot be seen.
-
-    Parameters
-    ----------
-    cell, output
-        A code cell with its outputs, and the one of them that is a picture.
-
-    Returns
-    -------
-    str
-        A widget's own text; of a figure, what the cell prints about it: the lines of
-        `wskit.plots.describe`, or else all that it prints. Empty if it prints nothing.
-    """
-    own = "".join(output["data"].get("text/plain", ""))
-    if own and not own.startswith("<"):  # <Figure size 640x400 with 1 Axes>
-        return own
-    streams = (o for o in cell["outputs"] if o["output_type"] == "stream")
-    printed = "".join("".join(stream["text"]) for stream in streams)
-    described = "".join(match[0] for match in _DESCRIPTION.finditer(printed))
-    return (described or printed).strip()
-
-
-def without_descriptions(printed: str) -> str:
-    """Return printed text without the lines of `wskit.plots.describe`."""
-    return _DESCRIPTION.sub("", printed)
-
-
-def _changed(path: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> bytes:
-    """Return what becomes of a stored notebook."""
-    try:
-        notebook = change(json.loads(_read(path)))
-        return f"{json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True)}\n".encode()
-    except WskitError as error:
-        raise WskitError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise WskitError(
-            f"{path}: expected a notebook's JSON (nbformat 4), but {error}; install wskit again"
-        ) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WskitError(
-            f"{path}: the tutorial cannot be read, {error.strerror}; install wskit again"
-        ) from error
-
-
-def _write_copies(
-    destination: str | os.PathLike[str], contents: Mapping[str, bytes], changed: str
-) -> Copies:
-    """Write every file that is not there yet; look at all of them before writing any."""
-    check_choice(changed, ("refuse", "keep"), WskitError, "changed")
-    if not isinstance(destination, str | os.PathLike):
-        raise WskitError(f"expected a folder to copy the tutorials to, got {destination!r}")
-    folder = Path(destination)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = {name for name in contents if (folder / name).exists()}
-        kept = sorted(name for name in present if (folder / name).read_bytes() != contents[name])
-        if kept and changed == "refuse":
-            raise WskitError(
-                f"expected no changed tutorial in {folder}, found {', '.join(kept)}: copy to "
-                "another folder, or move these away first; nothing was written"
-            )
-        written = sorted(contents.keys() - present)
-        for name in written:
-            _write(folder / name, contents[name])
-    except OSError as error:
-        raise WskitError(
-            f"cannot write the tutorials to {folder}: {error.strerror}; free some space or choose "
-            "another folder"
-        ) from error
-    return Copies(folder, tuple(folder / n for n in written), tuple(folder / n for n in kept))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then move it there: never half a file under its name."""
-    is_new = not path.parent.exists()
-    path.parent.mkdir(exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    def write(path: Path, content: bytes, kind: list[Path]) -> None:
+        with atomic(path) as file:
             file.write(content)
-        Path(temporary).chmod(0o644)  # mkstemp makes private files; a course folder is shared
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        if is_new:
-            path.parent.rmdir()
-        raise
+        kind.append(path)
+
+    try:
+        done.folder.mkdir(parents=True, exist_ok=True)
+        record = _read_record(done.folder / RECORD)
+        for name, content in contents.items():
+            path, newest = done.folder / name, _hash_cells(content)
+            present = _hash_cells(path.read_bytes()) if path.exists() else None
+            if present is None:
+                write(path, content, done.new)
+            elif present == record.get(name) != newest:
+                write(path, content, done.updated)
+            elif present != newest:
+                done.kept.append(path)
+                if record.get(name) != newest:
+                    write(_place_beside(path), content, done.beside)
+            record[name] = newest
+        with atomic(done.folder / RECORD) as file:
+            file.write(json.dumps(record, indent=1, sort_keys=True).encode())
+    except OSError as error:
+        raise WskitError(
+            f"cannot write the tutorials to {done.folder}: {error.strerror}; free some space or "
+            "choose another folder"
+        ) from error
+    return done
+
+
+def _place_beside(path: Path) -> Path:
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    for number in itertools.count(1):
+        place = path.with_suffix(f".new-{day}{f'-{number}' if number > 1 else ''}{path.suffix}")
+        if not place.exists():
+            break
+    return place
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return the hash of each tutorial that was copied; of a damaged record, nothing."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _hash_cells(content: bytes) -> str:
+    """Return a hash of what a user edits: the kind and the text of each cell."""
+    try:
+        cells = json.loads(content)["cells"]
+        texts = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]
+        content = json.dumps(texts).encode()
+    except (ValueError, TypeError, LookupError, RecursionError):
+        pass  # not a notebook: of the bytes
+    return hashlib.sha256(content).hexdigest()

@@ -4,7 +4,7 @@ import json
 import tomllib
 from pathlib import Path
 
-from wskit import __version__, course
+from wskit import __version__
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((NOTEBOOKS.parent / "pyproject.toml").read_text(encoding="utf-8"))
@@ -45,6 +45,16 @@ def public(notebook):
     return notebook | {"cells": cells}
 
 
+def picture_text(cell, output):
+    """Return what stands for a picture: a panel's own text, or what the cell prints of a figure."""
+    own = "".join(output["data"].get("text/plain", ""))
+    if own and not own.startswith("<"):  # <Figure size 640x400 with 1 Axes>
+        return own
+    streams = (o for o in cell["outputs"] if o["output_type"] == "stream")
+    printed = "".join("".join(stream["text"]) for stream in streams)
+    return printed[max(printed.find("Axes"), 0) :]  # the lines of `wskit.plots.describe`, or all
+
+
 def as_page(notebook):
     """Say in MyST-NB's own words what is folded, and what stands for a picture."""
     for cell in notebook["cells"]:
@@ -58,7 +68,7 @@ def as_page(notebook):
             words |= {f"code_prompt_{verb}": f"{name}: {verb}" for verb in ("show", "hide")}
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
-                words["image"] = {"alt": " ".join(course.picture_text(cell, output).split())}
+                words["image"] = {"alt": " ".join(picture_text(cell, output).split())}
     return notebook
 
 

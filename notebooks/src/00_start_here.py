@@ -1,10 +1,8 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 00. Start here: a network is a point
 #
 # **The claim of this page: a trained network is a point in a space of a few thousand dimensions,
 # and many points are the same network.**
-#
-# <!-- not on the slide -->
 #
 # You will build such a point, save it, open it again without reading it whole, move it far away,
 # and find that it has not changed what it does.
@@ -50,13 +48,11 @@ N_SEEDS = 5  # the size knob: how many networks every claim is tried on
 # | **06** | What do these tools say of your own network? | |
 # | **07** | What changes where there are a million networks? | |
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Real data
 #
 # `digits` holds 1 797 handwritten digits of 8 × 8 pixels from the UCI repository (optical
 # recognition of handwritten digits, CC BY 4.0).
-#
-# <!-- not on the slide -->
 #
 # It is small enough that a network is trained in
 # a second or two, and real enough to be worth it. The split into training, validation and test
@@ -68,7 +64,7 @@ for part in ("train", "validation", "test"):
     x = getattr(digits, f"{part}_x")
     print(f"{part:10} {tuple(x.shape)}, pixels from {x.min():.0f} to {x.max():.0f}")
 
-# %% tags=["slide-more"]
+# %%
 fig, axs = plt.subplots(1, 10, figsize=(7, 1.1))
 for digit, ax in enumerate(axs):
     first = (digits.train_y == digit).nonzero()[0, 0]
@@ -77,7 +73,7 @@ for digit, ax in enumerate(axs):
     ax.axis("off")
 print("The first training image of each class, from 0 on the left to 9 on the right.")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A network, trained
 #
 # One hidden layer of 32 neurons: 64 pixels in, 10 classes out. The seed decides where training
@@ -105,19 +101,17 @@ def accuracy(net):
     return (net(x).argmax(1) == y).float().mean().item()
 
 
-# %% tags=["slide-more"]
+# %%
 nets = [train(seed) for seed in range(N_SEEDS)]
 scores = [accuracy(net) for net in nets]
 print(f"test accuracy of {N_SEEDS} networks: {np.mean(scores):.2f} on average")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Its weights: names and tensors
 #
 # All that training has found is in the weights. In wskit, weights are always the same thing: a
 # mapping from names to tensors, whether it is a `state_dict`, a dictionary made by hand, or a
 # file of many gigabytes.
-#
-# <!-- not on the slide -->
 #
 # `open_checkpoint` gives that view of any of them.
 
@@ -137,40 +131,40 @@ folder = Path(tempfile.mkdtemp())
 path = checkpoints.save_weights(weights, folder / "digits.safetensors")
 print(f"{path.name}: {path.stat().st_size} bytes")
 
-# %% tags=["slide-more", "show-input"]
+# %%
 with checkpoints.open_checkpoint(path) as opened:
     print("tensors:", list(opened))
     print("first layer:", opened.shape("0.weight"), opened.dtype("0.weight"))
     same = torch.equal(opened["0.weight"], net[0].weight)
 print("what was read is what was saved:", same)
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### A file may hold anything
 #
 # Checkpoints in Python's pickle format can carry
 # code that runs when they are loaded; wskit never runs it, and says so in one sentence.
 
-# %% tags=["slide-more", "show-input"]
+# %%
 torch.save(net, folder / "whole_module.pt")  # a pickled class, not weights
 try:
     checkpoints.open_checkpoint(folder / "whole_module.pt")
 except WskitError as error:
     print(textwrap.fill(str(error).replace(f"{folder}/", ""), 90))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What is a matrix?
 #
 # Most of what follows in the tutorials looks at matrices. `inventory` lists every tensor, with
 # the matrix that it holds, turned so that $N \ge M$, or the reason why it holds none.
 
-# %% tags=["slide-more"]
+# %%
 print(spectra.inventory(weights).to_string(index=False))
 
 # %% [markdown]
 # A matrix can be looked at. Each row of the first layer has 64 entries, one for each pixel: as a
 # picture, it is what that hidden neuron looks for.
 
-# %% tags=["slide-more"]
+# %%
 fig, axs = plt.subplots(2, 8, figsize=(7, 2))
 limit = weights["0.weight"].abs().max()
 for ax, row in zip(axs.flat, weights["0.weight"], strict=False):
@@ -179,7 +173,7 @@ for ax, row in zip(axs.flat, weights["0.weight"], strict=False):
 rms = weights["0.weight"].square().mean().sqrt()
 print(f"Incoming weights of 16 hidden neurons, red above 0 and blue below; rms {rms:.2f}.")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A network is a point
 #
 # Write all weights one after the other, and the network is one vector $w \in \mathbb{R}^d$. Two
@@ -200,7 +194,7 @@ print(f"mean length of a point: {points.norm(dim=1).mean():.1f}")
 # **Predict first.** The networks were trained on the same data and are equally good. Are their
 # points close together, compared with how far they lie from the origin? Decide, then run.
 
-# %% tags=["slide-more"]
+# %%
 distances = torch.pdist(points)
 print(f"distance between two networks: {distances.mean():.1f} ± {distances.std():.1f}")
 cosines = nn.functional.cosine_similarity(points[:, None], points[None], dim=2)
@@ -212,7 +206,7 @@ print(f"cosine between two networks:   {between.mean():.2f} ± {between.std():.2
 # would be (a cosine near 0 means a right angle). That tells little about what they *know*.
 # Part of the reason is a symmetry.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Many points, one function
 #
 # The network computes $f(x) = W_2\, \mathrm{relu}(W_1 x + b_1) + b_2$. Let $P$ be a permutation
@@ -222,8 +216,6 @@ print(f"cosine between two networks:   {between.mean():.2f} ± {between.std():.2
 # $$ W_2 P^\top\, \mathrm{relu}(P W_1 x + P b_1) + b_2 = f(x). $$
 #
 # The hidden neurons have changed places and nothing else has happened.
-#
-# <!-- not on the slide -->
 #
 # With 32 hidden neurons
 # there are $32! \approx 2.6 \cdot 10^{35}$ such points for every network.
@@ -241,13 +233,13 @@ def permute_function(weights, seed):
     }
 
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Far away, and the same
 #
 # For each of the networks: how far does the permutation move the point, and how much does it
 # change any of the outputs on the test set?
 
-# %% tags=["slide-more"]
+# %%
 rows = []
 for seed, net in enumerate(nets):
     moved = permute_function(net.state_dict(), seed)
@@ -264,13 +256,13 @@ print("largest change of an output is below 1e-4:", bool((moves.change < 1e-4).a
 # to the rounding of float32. Before two networks can be compared or averaged point by point,
 # their neurons have to be matched; tutorial 03 does that.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### A second symmetry is continuous
 #
 # Since $\mathrm{relu}(c z) = c\, \mathrm{relu}(z)$ for $c > 0$,
 # a neuron's incoming weights may be multiplied by $c$ if its outgoing weights are divided by it.
 
-# %% tags=["slide-more"]
+# %%
 rows = []
 for c in (0.5, 1.0, 2.0, 10.0):
     w = net.state_dict()
@@ -284,13 +276,13 @@ print(pd.DataFrame(rows, columns=["c", "length of w", "same function"]).round(1)
 # So the length of $w$, by itself, says nothing about the function. Whoever claims that "small
 # weights generalise" has to say how that symmetry was ruled out.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What a symmetry leaves alone
 #
 # A good measure of a layer should not depend on how its neurons happen to be numbered. The
 # eigenvalues of $W^\top W$ do not: $(PW)^\top (PW) = W^\top P^\top P W = W^\top W$.
 
-# %% tags=["slide-more"]
+# %%
 moved = permute_function(net.state_dict(), seed=0)
 for name in ("0.weight", "2.weight"):
     before = spectra.spectrum(net.state_dict()[name]).eigenvalues
@@ -316,13 +308,13 @@ picker
 # %%
 print(picker.code())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What would have fooled us
 #
 # "The outputs did not change" proves something only if they *would* have changed after a wrong
 # move. Here the first layer is permuted and the second is left alone, on each network.
 
-# %% tags=["slide-more"]
+# %%
 broken = []
 for seed, net in enumerate(nets):
     half = permute_function(net.state_dict(), seed) | {"2.weight": net[2].weight.detach()}
@@ -605,7 +597,7 @@ def sort_file(path, weights):
 
 print(exercises.check_sort_file(sort_file, net.state_dict()))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - Weights are a mapping from names to tensors; a file of them is opened safely and lazily.
@@ -614,7 +606,7 @@ print(exercises.check_sort_file(sort_file, net.state_dict()))
 #   rescaling through a relu.
 # - Eigenvalues of $W^\top W$ do not depend on the numbering of neurons.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. Is a file of weights a model? What else has to be known before it can be run, and who should

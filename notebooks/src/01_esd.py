@@ -1,11 +1,9 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 01. The spectrum of a trained layer
 #
 # **By the end you will have shown that training leaves a trace that one can see in a single weight
 # matrix, without data and without running the network:** a tail of large eigenvalues that chance
 # does not produce.
-#
-# <!-- not on the slide -->
 #
 # You will have seen how it grows, what its exponent goes with, and two ways in which that exponent
 # fools those who look at it alone.
@@ -35,7 +33,7 @@ plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1), torch.set_default_dtype(torch.float64)  # quick; same digits everywhere
 N_SEEDS, EPOCHS = 5, 20  # the size knobs
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The question
 #
 # Martin and Mahoney (2021) looked at the weights of hundreds of public networks and found that the
@@ -43,7 +41,7 @@ N_SEEDS, EPOCHS = 5, 20  # the size knobs
 # alone, went with the quality of the models. What does such a spectrum look like, how is alpha
 # measured, and when does it mean nothing?
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What chance looks like
 #
 # Fill a matrix $W$ of $N \times M$, $N \ge M$, with independent random numbers of variance
@@ -54,8 +52,6 @@ N_SEEDS, EPOCHS = 5, 20  # the size knobs
 # $$ p(\lambda) = \frac{Q}{2\pi\sigma^2}\,
 #    \frac{\sqrt{(\lambda_+ - \lambda)(\lambda - \lambda_-)}}{\lambda},
 #    \qquad \lambda_\pm = \sigma^2 \left(1 \pm 1/\sqrt{Q}\right)^2 . $$
-#
-# <!-- not on the slide -->
 #
 # Note the $1/N$: here, and in all of this kit, eigenvalues are those of $W^\top W$, $N$ times as
 # large.
@@ -75,14 +71,14 @@ mp_x, mp_y = marchenko_pastur(1000, 500, 1.0)
 law = fits.MarchenkoPastur(sigma=1.0, N=1000, M=500)
 print("equal to the helper:", np.allclose(law.pdf(mp_x[:-1]), mp_y[:-1]))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Finite matrices
 #
 # **Predict first.** The law is made for infinite matrices. Will it describe one of 40 × 20? Does the
 # largest eigenvalue stay inside of the edge?
 
 
-# %% tags=["slide-more"]
+# %%
 def noise(N, M, seed):
     return torch.randn(N, M, generator=torch.Generator().manual_seed(seed))
 
@@ -149,12 +145,10 @@ runs = [train(seed, keep=steps) for seed in range(N_SEEDS)]
 scores = [accuracy(net) for _, net in runs]
 print(f"test accuracy: {spread(scores)} over {N_SEEDS} seeds")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The ESD of a layer
 #
 # The histogram of the eigenvalues of $W^\top W$ is the empirical spectral density (ESD).
-#
-# <!-- not on the slide -->
 #
 # By its definition, and
 # by the helper, which finds the eigenvalues from $W^\top W$, in double precision and several times
@@ -172,7 +166,7 @@ print(f"N = {s.N}, M = {s.M}, Q = N/M = {s.Q:.0f}; the largest eigenvalue is {ei
 # finds the one whose law fits the bulk of the eigenvalues, leaving out those beyond the edge, and
 # counts them.
 
-# %% tags=["slide-more"]
+# %%
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
 for ax, spectrum, bins in zip(axs, (s0, s), (25, 90), strict=True):
     mp = fits.fit_marchenko_pastur(spectrum.eigenvalues, N=spectrum.N, M=spectrum.M)
@@ -185,7 +179,7 @@ print(plots.describe(fig))
 # Training has pulled a few eigenvalues far out of the bulk. They are directions in which the layer
 # now acts strongly. The rest still looks like chance.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A power law for the tail
 #
 # On logarithmic axes such a tail is often nearly straight: $p(\lambda) \propto
@@ -193,8 +187,6 @@ print(plots.describe(fig))
 # it, the likelihood is largest at (Clauset, Shalizi and Newman 2009, eq. 3.1)
 #
 # $$ \alpha = 1 + n \Big/ \sum_{i=1}^{n} \ln \frac{\lambda_i}{x_{\min}} . $$
-#
-# <!-- not on the slide -->
 #
 # Where does the tail begin? Clauset et al. take each eigenvalue as $x_{\min}$ in turn, fit, and
 # keep the one whose fit is nearest to the data in the Kolmogorov-Smirnov distance, $D =
@@ -229,26 +221,24 @@ print(f"alpha {fit.alpha:.2f} ± {fit.sigma:.2f}, 90 % interval {low:.2f} to {hi
 # relative of the $\sigma$ above); a bootstrap, which chooses $x_{\min}$ anew in each sample, says
 # more honestly how well alpha is known.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Beside shuffled weights
 #
 # Left, what the search saw. Right, its result; the grey outline is a **control**: the same numbers,
 # put into the matrix in a random order. It has the same entries and none of the structure.
 
-# %% tags=["slide-more"]
+# %%
 null = spectra.spectrum(spectra.shuffled(W, seed=0))
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
 plots.plot_xmin_scan(fits.ks_curve(s.eigenvalues), fit=fit, ax=axs[0])
 plots.plot_esd(s, fit=fit, null=null, ax=axs[1]).legend(fontsize=9)
 print(plots.describe(fig))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The measurement
 #
 # One network is an anecdote. For each of the five: alpha before training, after training, and of
 # the trained weights shuffled; and the largest eigenvalue in units of the Marchenko-Pastur edge.
-#
-# <!-- not on the slide -->
 #
 # Beside alpha, a second estimate of it: Hill's (1975), which takes the larger half of the
 # eigenvalues as the tail, and so has no $x_{\min}$ to jump about. `result` trains a network and
@@ -281,7 +271,7 @@ print(table.groupby("kind", sort=False)[columns].agg(["mean", "std"]).round(2).t
 wide = table.pivot(index="seed", columns="kind", values="alpha")
 print("alpha smaller than shuffled, seeds:", (wide.trained < wide.shuffled).sum(), "of", N_SEEDS)
 
-# %% tags=["slide-more"]
+# %%
 fig, axs = plt.subplots(1, 2, figsize=(7.5, 3.2))
 for ax, column in zip(axs, ["alpha", "top / edge"], strict=True):
     colors = [plots.PALETTE[key] for key in ("null", "data", "accent")]
@@ -298,14 +288,12 @@ print(plots.describe(fig))
 # spread; before training and after shuffling it is larger and scatters widely, because there is no
 # power law to be found.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Phases of training
 #
 # Martin and Mahoney name what a layer goes through: *random-like*; *bleeding-out*, when the first
 # eigenvalues pass the edge; *bulk+spikes*, when they stand apart; *bulk-decay*, when the bulk
 # itself frays; *heavy-tailed*; and, when training goes wrong, *rank-collapse*.
-#
-# <!-- not on the slide -->
 #
 # They describe the phases by their looks. `classify_phase` puts thresholds to that (they are this kit's; its docstring lists
 # them). The order of all runs, and one of them in full, from its first updates on:
@@ -320,7 +308,7 @@ not_met = [name for i, name in enumerate(order) if all(i not in path for path in
 print(f"runs that meet phases in the paper's order: {in_order} of {N_SEEDS}; not met: {not_met}")
 print(evolution[["update", "phase", "spikes", "top / edge", "alpha", "Hill"]].round(2).to_string())
 
-# %% tags=["slide-more"]
+# %%
 shown = [step for step in (0, 30, 60, 300) if step in kept]
 layer = [spectra.spectrum(kept[step], name="2.weight") for step in shown]
 ax = plots.plot_esd_evolution(layer, shown, step_name="update", bins=30)
@@ -330,7 +318,7 @@ print(plots.describe(ax))
 # The bulk stays where it was and eigenvalues leave it one after the other, until they form a tail.
 # Nothing here is a sharp border: a phase is a word for a picture.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What goes with alpha
 #
 # Martin and Mahoney found that smaller batches give heavier tails. **Predict:** will it show in
@@ -343,7 +331,7 @@ family = pd.DataFrame(result(seed, size=size, lr=lr) for lr, size, seed in grid)
 by_size = family.groupby(["lr", "size"])[["accuracy", "alpha", "Hill", "log norm"]]
 print(by_size.agg(["mean", "std"]).round(3).to_string())
 
-# %% tags=["slide-more"]
+# %%
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.5))
 look = {"hue": "lr", "palette": [plots.PALETTE["data"], plots.PALETTE["accent"]], "markers": "o"}
 sns.pointplot(family, x="size", y="Hill", errorbar="sd", capsize=0.1, **look, ax=axs[0])
@@ -355,14 +343,14 @@ sns.scatterplot(
 axs[1].set(xlabel="alpha (Hill)", ylabel="test accuracy")
 print(plots.describe(fig))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### A control: as many updates
 #
 # It shows: at each learning rate, the smaller the batch, the heavier the tail. But the smaller the
 # batch, the more updates are in an epoch. **A control:** batches of 128 again, now with as many
 # *updates* as those of 32 had.
 
-# %% tags=["slide-more"]
+# %%
 n_updates = EPOCHS * -(-len(x) // 32)
 longer = [result(seed, size=128, lr=0.02, n_updates=n_updates) for seed in range(N_SEEDS)]
 small = family[(family.lr == 0.02) & (family["size"] == 32)]
@@ -375,13 +363,13 @@ print(both.agg(["mean", "std"]).round(3).to_string())
 # effect that Martin and Mahoney describe for larger networks is **not seen here** once this is
 # held equal.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Does it tell the accuracy?
 #
 # Kendall's $\tau$ compares two orders: 1 if they agree, -1 if they are opposite. Over the six members
 # of the family, once for each seed; and within one member, over its seeds.
 
-# %% tags=["slide-more"]
+# %%
 rows = []
 for group, by in [("over the family", "seed"), ("within a member", ["lr", "size"])]:
     for metric, (_, nets) in product(("alpha", "Hill", "log norm"), family.groupby(by)):
@@ -394,18 +382,16 @@ print(taus.groupby(["metric", "group"], sort=False).tau.agg(["mean", "std", "min
 # between networks that differ in their seed only, no order is left: tau has either sign. What
 # alpha tells here is how far a network has been trained, and not which of two equals is the better.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Simpson's paradox
 #
 # A metric can go one way within a family and the other way across families.
-#
-# <!-- not on the slide -->
 #
 # Four public ResNets
 # for CIFAR-10 (Idelbayev): their published errors, and two averages over their layers, as figures
 # of ours from the files that the manifest names (`spectral_table(..., convention="weightwatcher")`).
 
-# %% tags=["slide-more"]
+# %%
 resnets = pd.DataFrame(
     {
         "depth": [20, 32, 44, 56],
@@ -450,13 +436,13 @@ s = spectra.spectrum(weights["2.weight"], name="2.weight")
 ax = plots.plot_esd(s, fit=fits.fit_power_law(s.eigenvalues))
 print(plots.describe(ax))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What would have fooled us
 #
 # **Noise has an alpha too.** The search always returns a number. Here is alpha of matrices of
 # pure Gaussian noise, twice as long as wide, five of each size.
 
-# %% tags=["slide-more"]
+# %%
 sizes = product([(32, 16), (128, 64), (512, 256), (256, 256), (2048, 256)], range(5))
 rows = [measure(noise(N, M, seed), N=N, M=M) for (N, M), seed in sizes]
 chance = pd.DataFrame(rows).groupby(["N", "M"], sort=False)[["alpha", "Hill"]]
@@ -474,13 +460,13 @@ e = spectra.spectrum(noise(32, 16, seed=0)).eigenvalues
 mp = fits.fit_marchenko_pastur(e, N=32, M=16)
 print("\n".join(fits.caveats(fits.fit_power_law(e), mp=mp)))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Wrong labels
 #
 # **Does a small alpha mean that the network is good?** Train on labels that were permuted at
 # random: nothing can be learned that helps on the test set.
 
-# %% tags=["slide-more"]
+# %%
 orders = [np.random.default_rng(seed).permutation(len(y)) for seed in range(N_SEEDS)]
 liars = pd.DataFrame(result(seed, labels=y[order]) for seed, order in enumerate(orders))
 print(liars[["alpha", "Hill", "top / edge", "accuracy"]].agg(["mean", "std"]).round(2).to_string())
@@ -493,13 +479,11 @@ print("alpha larger than with true labels, seeds:", larger, "of", N_SEEDS)
 # of the networks that learned the digits; but many a layer of a good public network has such an
 # alpha, as the next section shows, and no border between right and wrong can be read off it.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A real network
 #
 # The public ResNet-20 of Idelbayev (BSD 2-Clause) has 20 weight matrices, and classifies CIFAR-10
 # with an error of 8.3 %.
-#
-# <!-- not on the slide -->
 #
 # Its convolutions are 4-D: each of the 3 × 3 positions of the kernel is a
 # matrix, and the eigenvalues of the nine are pooled (`conv="slices"`, Martin and Mahoney's
@@ -517,21 +501,21 @@ layers = features.spectral_table(resnet, conv="slices")
 columns = ["name", "N", "M", "n_eigenvalues", "alpha", "± alpha", "ks", "log_spectral_norm"]
 print(layers.rename(columns={"sigma": "± alpha"})[columns].round(2).to_string(index=False))
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 shown = layers.name[layers.alpha.notna()].iloc[1::5]
 some = spectra.spectra(resnet, names=shown, conv="slices")
 laws = [fits.fit_power_law(s.eigenvalues) for s in some]
 fig, axs = plots.plot_layers_grid(some, fits=laws)
 print(plots.describe(fig))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The paper's claims, and ours
 #
 # What Martin, Mahoney and Peng say, in our words, beside what this page saw. ± is the standard
 # deviation over the seeds; in the last entry, over the six members.
 
 
-# %% tags=["claims", "hide-input", "slide-more"]
+# %% tags=["claims", "hide-input"]
 # The paper's claims beside ours (click to open the code)
 kinds = dict(iter(table.groupby("kind")))
 few = chance.get_group((32, 16)).alpha
@@ -816,7 +800,7 @@ def tell_trained(W):
 
 print(exercises.check_tell_trained(tell_trained, [kept for kept, _ in runs]))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - The ESD of an untrained layer follows the Marchenko-Pastur law; a trained layer's has
@@ -828,14 +812,12 @@ print(exercises.check_tell_trained(tell_trained, [kept for kept, _ in runs]))
 # - Smaller batches went with heavier tails, and the effect was gone when the number of updates was
 #   held equal.
 #
-# <!-- not on the slide -->
-#
 # - Alpha ordered networks that had been trained for longer or shorter; it did not order networks
 #   that differ in their seed only. A metric's order can turn round across depths.
 # - Networks trained on random labels show the trace as well: it tells that a layer was trained, not
 #   that the model is right.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. The Marchenko-Pastur law is the null hypothesis of this page. What does it take for granted of

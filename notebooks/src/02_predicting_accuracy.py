@@ -1,11 +1,9 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 02. Accuracy, read off the weights
 #
 # **By the end you will have trained a few hundred small networks and a model that looks at the
 # weights of one it has never seen and says how accurate it is,** with a mean error below ten points
 # and without a single test image.
-#
-# <!-- not on the slide -->
 #
 # You will also have found out where this fails: among good networks, on another data set, and for
 # the question of whether a network generalises.
@@ -34,7 +32,7 @@ plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
 N_MODELS, N_UPDATES = 256, 120  # the size knobs: more models, better predictors
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The question
 #
 # Unterthiner et al. (2020) trained 120,000 small convolutional networks with random
@@ -83,13 +81,13 @@ trained = states.select(states.records.epoch > 0)
 y, runs = trained.records.test_accuracy.to_numpy(), trained.records.run.to_numpy()
 print("test accuracy, quantiles 5, 25, 50, 75, 95:", np.quantile(y, [0.05, 0.25, 0.5, 0.75, 0.95]))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Good ones and bad ones
 #
 # A few hundred networks, their hyper-parameters drawn at random. Some end as good networks, some never leave
 # the level of chance; this is meant: a predictor needs both.
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
 sns.histplot(y=y, bins=20, color=plots.PALETTE["data"], ax=axs[0])
 look = {"hue": "optimizer", "alpha": 0.7}
@@ -103,7 +101,7 @@ print(plots.describe(fig))
 # **Predict first.** Take the weights of one of these networks as a bag of numbers, and forget which
 # is where. Can its accuracy be read off the mean, the spread and the quantiles of each layer?
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## From weights to features
 #
 # The paper's features of a tensor $w$ of $n$ entries are its mean, its variance and its quantiles at
@@ -118,7 +116,7 @@ print(statistics.shape, *statistics.columns[14:21])
 helper = statistics.filter(regex=r"^conv2\.weight").iloc[0]
 print("equal to the helper:", np.allclose(helper, by_hand, atol=1e-6))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## From features to accuracy
 #
 # An accuracy $a$ is between 0 and 1, so that a linear model is fitted to its logit: with features
@@ -155,7 +153,7 @@ def score(name, X, estimator=None, y=y, groups=runs, above=None):
     return pd.Series(numbers, name=name)
 
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 ranks = preprocessing.QuantileTransformer(n_quantiles=100)
 estimators = {"logit-linear": pipeline.make_pipeline(ranks, predictors.LogitLinearRegressor())}
 trees = predictors.boosted_trees(random_state=0).set_params(max_iter=200, learning_rate=0.1)
@@ -168,19 +166,19 @@ print(base.round(2).to_string())
 # R2 is the share of the variance of accuracy that is explained, $\tau$ (Kendall) tells how far two
 # networks come in the right order, and the last is the mean absolute error.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Networks that it has not seen
 #
 # The held-out networks, each predicted by trees that have not seen it; over them, the mean of the
 # true accuracy in eight bins of the predicted one.
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 found = predictors.evaluate(trees, statistics, y, runs, rng=0).predictions
 calibration = predictors.calibration(found.y, found.predicted, n_bins=8)
 ax = plots.plot_predictions(found, calibration=calibration)
 print(plots.describe(ax))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Which layer tells?
 #
 # All columns of one layer are shuffled together among the held-out networks. How much worse does
@@ -190,11 +188,11 @@ print(plots.describe(ax))
 importance = predictors.importance_by_layer(trees, statistics, y, runs, rng=0)
 print(importance.round(2).to_string(index=False))
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 ax = plots.plot_importance(importance)
 print(plots.describe(ax))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Rivals
 #
 # Are 56 statistics more than flat weights, norms and spectra? And there is another proposal: Jin et
@@ -202,8 +200,6 @@ print(plots.describe(ax))
 # of $n$, the **weight correlation** is the mean absolute cosine over all pairs,
 #
 # $$ \rho = \frac{1}{n(n-1)} \sum_{i \ne j} \frac{|w_i^\top w_j|}{\lVert w_i \rVert \lVert w_j \rVert} . $$
-#
-# <!-- not on the slide -->
 #
 # It has a level of chance: random vectors in $d$ dimensions have a mean absolute cosine of
 # $\Gamma(d/2) / (\sqrt\pi\,\Gamma((d+1)/2))$, far from zero where $d$ is small.
@@ -219,7 +215,7 @@ unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 chance = np.abs((unit[0::2] * unit[1::2]).sum(axis=1)).mean()
 print(f"chance at d = 16: drawn {chance:.2f}, formula {features.correlation_chance(16):.2f}")
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 flat = torch.cat([stack.flatten(1) for stack in trained.weights.values()], dim=1).numpy()
 spectral = features.spectral_features(trained.weights)
 correlation = features.correlation_features(trained.weights)
@@ -228,14 +224,14 @@ rows += [score("spectra of the layers", spectral), score("weight correlation", c
 rows.append(score("all three tables", pd.concat([statistics, spectral, correlation], axis=1)))
 print(pd.DataFrame(rows).round(2).to_string())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Single numbers
 #
 # The spectra and the weight correlation tell much of the same. What do single numbers tell, such as
 # the mean correlation over the layers, or Hill's alpha, which tutorial 01 looked at? Over all
 # networks, and over the good ones only:
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 numbers = {"weight correlation": correlation.filter(like=".correlation").mean(axis=1)}
 numbers["alpha (Hill), conv2, conv3"] = spectral.filter(regex="conv[23].*hill").mean(axis=1)
 numbers["norm of the last layer"] = spectral["fc.weight.log_norm"]
@@ -247,14 +243,14 @@ print(pd.DataFrame({"tau, all": singles.corr("kendall").accuracy, "tau, over 0.8
 # Each of them tells trained networks from failed ones, and hardly tells a good network from a
 # better one. With few filters, a layer has 16 eigenvalues at most: alpha is a demonstration here.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What would have fooled us
 #
 # **Was it known before training?** The same features of the untrained networks. **Was it the
 # hyper-parameters?** A learning rate that is too small gives a bad network, and one can know it
 # without looking at any weight. **Was it chance?** The accuracies in a random order.
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 names = ["learning_rate", "weight_decay", "dropout", "init_std", "train_fraction"]
 choices = pd.get_dummies(trained.records[["optimizer", "activation", "init"]])
 hyper = trained.records[names].join(choices).astype(float)
@@ -270,14 +266,14 @@ print(controls.round(2).to_string())
 # hyper-parameters alone: weights add to it, and they are all that one has of a network from
 # elsewhere.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Good against bad
 #
 # **Is it only good against bad?** Half of the work is to tell a network that failed from one that
 # learned. Scored on the networks above an accuracy of 0.8 alone, and with the split done wrong, at
 # random over a table in which every network stands twice:
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 twice = pd.concat([statistics, statistics], ignore_index=True)
 leak = {"y": np.tile(y, 2), "groups": np.arange(2 * len(y))}
 rows = [score("all networks", statistics), score("above 0.8", statistics, above=0.8)]
@@ -302,13 +298,13 @@ print(pd.DataFrame(rows).round(2).to_string())
 # With R2 below zero, the gap of networks that learned is **not predicted** here; at best, a trace of
 # its order is.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Asking the network
 #
 # If there are images without labels, one can do better: pass 128 of them through each network, and
 # look at how sure its answers are and how they are spread over the classes.
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 images = digits.validation_x[:128]
 answers = zoo.outputs(cnn, trained.weights, images, activation=trained.records.activation)
 asked = features.output_statistics(answers)
@@ -316,7 +312,7 @@ rows = [score("answers", asked), score("answers and statistics", statistics.join
 rows.append(score("the same, above 0.8", statistics.join(asked), above=0.8))
 print(pd.DataFrame(rows).filter(like="tau").round(2).to_string())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Another data set
 #
 # A second zoo, half as large, learns the same digits under noise. Does a predictor made on one zoo
@@ -337,7 +333,7 @@ zoos = {"digits": (statistics, y, runs), "noisy": (*other, 10_000 + others.recor
 matrix = predictors.transfer(trees, zoos, rng=0)
 print(matrix.round(2).to_string())
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 ax = plots.plot_transfer(matrix)
 print(plots.describe(ax))
 
@@ -346,7 +342,7 @@ print(plots.describe(ax))
 # weight statistic means in points of accuracy depends on the data. **Ranking carries over,
 # calibration does not.**
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## How many models does it take?
 #
 # The same trees, fitted to fewer networks, and scored on the same held-out ones.
@@ -356,7 +352,7 @@ sizes = [size for size in (24, 48, 96, 192, 384, 768) if size <= 0.75 * len(y)]
 curve = predictors.learning_curve(trees, statistics, y, runs, sizes, rng=0)
 print(curve.round(2).to_string(index=False))
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 ax = plots.plot_learning_curve(curve)
 print(plots.describe(ax))
 
@@ -373,18 +369,16 @@ explorer
 # %%
 print(explorer.code())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The paper's claims, and ours
 #
 # Claims of Unterthiner et al. (2020) and, the last one, of Jin et al. (2020), in our words, beside
 # what this page saw. ± is the standard deviation over five splits of one zoo.
 #
-# <!-- not on the slide -->
-#
 # The figures of Unterthiner et al. are those that its authors published with their code, of 15,000
 # networks for each data set, whose trees stop on the test set.
 
-# %% tags=["claims", "hide-input", "approximate", "slide-more"]
+# %% tags=["claims", "hide-input", "approximate"]
 # The paper's claims beside ours (click to open the code)
 
 
@@ -686,7 +680,7 @@ def design(models):
 
 print(exercises.check_feature(design, trained))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - A few hundred networks and 56 numbers of each suffice to predict the accuracy of a network that
@@ -700,7 +694,7 @@ print(exercises.check_feature(design, trained))
 # - What the networks answer to unlabelled images tells more than their weights.
 # - On another data set the ranking carries over, the calibration does not.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. The hyper-parameters alone predict accuracy nearly as well as the weights do. For whom is a
@@ -739,7 +733,7 @@ print(exercises.check_feature(design, trained))
 #
 # **How long it takes.** The zoo and the features 10 minutes, prediction and layers 10, rivals and
 # controls 10, transfer and learning curve 5; the exercises as they say, 2.5 in pairs. In a lesson of
-# 45 minutes: the slides as far as the controls, then exercise 2.3.
+# 45 minutes: the page as far as the controls, then exercise 2.3.
 #
 # </details>
 

@@ -1,12 +1,10 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 03. Knowledge is a region
 #
 # **By the end you will have fine-tuned a hundred copies of one small network on twenty data sets and
 # shown that what they have learned can be read off where they went:** copies that learned the same
 # task leave in the same direction, and the mean of their weights is a better place to start learning
 # that task from than the network that all of them came from.
-#
-# <!-- not on the slide -->
 #
 # You will also have seen when this picture changes, and that networks from different starting points share no region until the order
 # of their neurons is matched.
@@ -36,7 +34,7 @@ plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
 N_BASES, N_SEEDS = 5, 5  # the size knobs: networks to begin with, fine-tunes of each data set
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The question
 #
 # Gueta et al. (2023) fine-tuned one pretrained language model on many data sets and found that the
@@ -44,7 +42,7 @@ N_BASES, N_SEEDS = 5, 5  # the size knobs: networks to begin with, fine-tunes of
 # in a wider region. Inside of a region, between its models, other good models are found. Is
 # knowledge, then, a place?
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Twenty data sets and one base
 #
 # Scikit-learn's digits serve for five tasks, and each task in four versions, turned by a few degrees
@@ -72,7 +70,7 @@ def dataset(task, degrees):
     return replace(digits, **x, **y)
 
 
-# %% tags=["slide-more"]
+# %%
 fig, axs = plt.subplots(1, 4, figsize=(6, 1.8))
 for ax, degrees in zip(axs, (0, 9, 18, 27), strict=True):
     ax.imshow(turn(digits.train_x[:1], degrees)[0, 0], cmap="gray_r")
@@ -136,7 +134,7 @@ print(records.groupby("task", sort=False).test_accuracy.agg(["mean", "std"]).rou
 # **Predict first.** Where will the hundred copies land: all over, in five groups, in four, or in
 # twenty?
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Directions
 #
 # What a fine-tune has learned is its **update** $w - w_0$, the difference to the base, of the body
@@ -155,7 +153,7 @@ u, v = (torch.cat([(w[n] - bases[0][n]).flatten() for n in bases[0]]) for w in (
 by_hand = (u @ v / u.norm() / v.norm()).item()
 print("equal to the helper:", np.isclose(by_hand, distances[0].cosine()[0, 1], atol=1e-5))
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 task, version = (tuned[0].records[key].to_numpy() for key in ("task", "version"))
 same_task, same_version = task[:, None] == task, version[:, None] == version
 groups = {"same data set": same_task & same_version & ~np.eye(len(task), dtype=bool)}
@@ -168,7 +166,7 @@ print(pd.DataFrame(rows).agg(["mean", "std"]).T.round(3).to_string())
 # Copies that learned the same data set are the most alike, those of the same task less, and others
 # the least. Yet the cosines are small: in thousands of dimensions, a cosine of 0.2 is a lot.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Clusters
 #
 # Does a clustering find the tasks without being told? Scikit-learn's, on updates of length 1: Ward's,
@@ -196,7 +194,7 @@ rows = [row for distance in distances for row in clusters(distance, "small")]
 recovered = pd.DataFrame(rows, columns=["shift", "truth", "method", "ARI"])
 print(recovered.groupby(["truth", "method"], sort=False).ARI.agg(["mean", "std"]).round(2))
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 4.5))
 plots.plot_distance_matrix(distances[0].cosine(), groups=task, measure="cosine", ax=axs[0])
 seen = geometry.project_updates(distances[0])
@@ -209,14 +207,12 @@ print(plots.describe(fig))
 # of a hundred directions: one leads from the tasks of two classes to that of ten, the other spreads
 # the rest, and the star is the base that all have left.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Between, beyond, around
 #
 # What is a body worth by itself? A linear **probe**, fitted in closed form to the body's outputs $H$
 # and the labels $Y$, $B = (H^\top H + I)^{-1} H^\top Y$, replaces the head; its squared error on test
 # images is the loss, as if the data set were new to the body.
-#
-# <!-- not on the slide -->
 #
 # As a function of stacked weights, so that many bodies are evaluated at once:
 
@@ -254,7 +250,7 @@ evaluate, alphas = probe(dataset("hole", 0)), np.linspace(-2, 3, 26)
 paths = {name: landscape.loss_path(evaluate, a, end, alphas=alphas) for name, end in ends.items()}
 print({name: f"barrier {landscape.barrier(path):.2f}" for name, path in paths.items()})
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots()
 for name, path in paths.items():
     plots.plot_loss_path(path, label=name, ax=ax)
@@ -264,7 +260,7 @@ print(plots.describe(ax))
 # %% [markdown]
 # There is no hill between the two models of one data set.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Inside, at the edge, outside
 #
 # Now for all data sets and bases, the groups of the paper: the fine-tunes themselves (*edge*),
@@ -281,7 +277,7 @@ def better(base, region, part):
     return {y: landscape.probability_of_better(loss["inside"], loss[y]) for y in rivals}
 
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 pairs = [(base, models, t) for base, models in zip(bases, tuned, strict=True) for t in TASKS]
 rows = [better(b, bodies(m, (task == t) & (version == 0)), dataset(t, 0)) for b, m, t in pairs]
 inside = pd.DataFrame(rows)
@@ -292,13 +288,11 @@ print(inside.agg(["mean", "std"]).T.rename("inside better than {}".format).round
 # But the inside is **not** better than its edge here, as the paper found it, and the outside is no
 # cliff: as often as not it is the better place.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The centroid as a start
 #
 # The paper's most useful claim: the mean of all fine-tunes is a better start than the base, for data
 # that none of them has seen. With 20 labelled images of a data set, how good is a probe?
-#
-# <!-- not on the slide -->
 #
 # It is measured on the body of the base, of one other fine-tune, of the mean of all others, of the
 # mean of those of other *tasks* only, and of the mean of the same task in other versions.
@@ -328,7 +322,7 @@ for base, models in zip(bases, tuned, strict=True):
         right = [probe(part, few[:20])(stack)["accuracy"] for few in draws]
         rows.append(dict(zip(names, torch.stack(right).mean(0).tolist(), strict=True)))
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 right = pd.DataFrame(rows)
 gain = right.drop(columns="base").sub(right.base, axis=0)
 print(f"Accuracy of the base {right.base.mean():.3f}; gains, and the share of data sets won:")
@@ -339,7 +333,7 @@ print(gain.agg(["mean", "std"]).T.assign(won=(gain > 0).mean()).round(3).to_stri
 # nearly all: what was learned on images that were turned by other angles is there, in the weights,
 # before a single image of this version is seen.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## No region without a common start
 #
 # All of this was about copies of one base. Two networks that were initialised anew share nothing that
@@ -364,7 +358,7 @@ columns = ["accuracy", "half-way", "half-way, matched", "barrier", "barrier, mat
 matching = pd.DataFrame(rows, columns=columns)
 print(matching.agg(["mean", "std"]).T.round(2).to_string())
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots()
 for name, path in {"as trained": before, "neurons matched": after}.items():
     plots.plot_loss_path(path, label=name, unit="nats", ax=ax)
@@ -375,13 +369,13 @@ print(plots.describe(ax))
 # nearly all of it is back. Much of what seemed to be another place was the same place under another
 # name.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What would have fooled us
 #
 # **Is it the task?** It was, because the versions were nearly the same. Now the same experiment with
 # versions turned by 0, 90, 180 and 270 degrees:
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 far = [fine_tune(base, shift=1.0) for base in bases]
 measured = [measure(base, models) for base, models in zip(bases, far, strict=True)]
 rows = [row for distance in measured for row in clusters(distance, "large")]
@@ -394,13 +388,13 @@ print(recovered.pivot_table(index="truth", columns=["method", "shift"], values="
 # data of the task are alike; the paper's families of Twitter texts, which it failed to cluster, may
 # say the same.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Where fine-tunes overfit
 #
 # **Is the inside better than the edge?** Not above. Now fine-tunes that overfit: 100 images only,
 # and three times as many updates.
 
-# %% tags=["approximate", "slide-more"]
+# %% tags=["approximate"]
 over = [fine_tune(base, versions=1, images=100, n_updates=300) for base in bases]
 pairs = [(base, models, t) for base, models in zip(bases, over, strict=True) for t in TASKS]
 rows = [better(b, bodies(m, m.records.task == t), dataset(t, 0)) for b, m, t in pairs]
@@ -448,18 +442,16 @@ explorer.first, explorer.second, explorer.third = "digit 0", "hole 0", "prime 0"
 explorer.wait()
 explorer
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The paper's claims, and ours
 #
 # Claims of Gueta et al. (2023) and, the last one, of Ainsworth et al. (2022), in our words, beside
 # what this page saw. ± is the standard deviation over the five bases.
 #
-# <!-- not on the slide -->
-#
 # The figures of Gueta et al. are of RoBERTa and 36 sets of texts, as far as they could be had: the
 # accuracy of the clusters, not ARI.
 
-# %% tags=["claims", "hide-input", "approximate", "slide-more"]
+# %% tags=["claims", "hide-input", "approximate"]
 # The paper's claims beside ours (click to open the code)
 
 
@@ -754,7 +746,7 @@ def place():
 
 print(exercises.check_place(place, regions, hidden))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - The update of a fine-tuned network tells what it learned: updates of one data set are the most
@@ -767,7 +759,7 @@ print(exercises.check_place(place, regions, hidden))
 # - Networks from two initialisations share no region as they are. With their neurons matched, nearly
 #   all accuracy is kept half-way.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. With large turns the copies cluster by version. Is a region one of a task, of images, or of
@@ -807,7 +799,7 @@ print(exercises.check_place(place, regions, hidden))
 #
 # **How long it takes.** Data and fine-tuning 10 minutes, directions and clusters 10, the region 10,
 # centroid and matching 5; the exercises as they say, 3.4 as a contest, 3.5 in pairs. In a lesson of
-# 45 minutes: the slides as far as the clusters, then exercises 3.2 and 3.5.
+# 45 minutes: the page as far as the clusters, then exercises 3.2 and 3.5.
 #
 # </details>
 

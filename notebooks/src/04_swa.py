@@ -1,12 +1,10 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 04. The centre of the solution
 #
 # **By the end you will have averaged the weights that a training run passed through, and shown over
 # many seeds that the average is a better network than the one in which SGD ends:** its training loss is
 # higher, its test error lower, and the error around it rises less. You will also have met the rivals that
 # come level, the data on which nothing is gained, and the one mistake that makes an average useless.
-#
-# <!-- not on the slide -->
 #
 # | | |
 # |---|---|
@@ -33,7 +31,7 @@ plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
 N_SEEDS, N_MORE = 10, 20  # the size knobs: seeds of an experiment, and where the effect is small
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The question
 #
 # With a constant learning rate, SGD never settles: it goes round and round in the noise of its
@@ -42,14 +40,12 @@ N_SEEDS, N_MORE = 10, 20  # the size knobs: seeds of an experiment, and where th
 # near the boundary of the wide flat region of optimal points", they write; the average is its centre.
 # Is it?
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 400 digits, a fifth of them mislabelled
 #
 # Averaging helps where the noise is large. So we begin with few images whose labels are partly wrong:
 # of 400 training images, every fifth has a label that was drawn anew. The 200 validation images and
 # the 1197 test images have the right ones.
-#
-# <!-- not on the slide -->
 #
 # Each seed makes its own split, noise, network and batches.
 
@@ -70,7 +66,7 @@ def problem(seed, noise=0.2):
     return replace(digits, **found)
 
 
-# %% tags=["slide-more"]
+# %%
 shown, (fig, axs) = problem(0), plt.subplots(1, 10, figsize=(7, 1.2))
 for ax, image, label in zip(axs, shown.train_x, shown.train_y, strict=False):
     ax.imshow(image[0], cmap="gray_r")
@@ -140,7 +136,7 @@ print(
     "runs:", {name: len(found) for name, found in runs.items()}, "of", len(runs["SGD"][0]), "epochs"
 )
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The average
 #
 # SWA is the running mean of the weights $w_1, w_2, \dots$ that the run passes through:
@@ -148,8 +144,6 @@ print(
 # $$ \bar w_n = \bar w_{n-1} + \frac{w_n - \bar w_{n-1}}{n} . $$
 #
 # One copy of the weights is all that it costs.
-#
-# <!-- not on the slide -->
 #
 # By hand, as torch has it, as wskit has it, and as the mean of a window of the record:
 
@@ -166,7 +160,7 @@ rivals = {"AveragedModel": torchs.module.state_dict(), "RunningMean": ours.weigh
 for name, found in (rivals | {"window_mean": window}).items():
     print(name, all(torch.allclose(found[k], W, atol=1e-6) for k, W in mean.items()))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Predict first
 #
 # SGD with a falling rate, and the average of epochs 9 to 40 at the full rate: whose training loss is
@@ -198,7 +192,7 @@ for i, evaluate in enumerate(evaluations):
 found = pd.concat(rows).rename_axis("model").reset_index()
 print(found.groupby("model", sort=False)[["train_loss", "test_loss", "test_error"]].mean().round(2))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Seed by seed
 #
 # Paired, with 95 % intervals of the mean gain (Student's t) and the share of seeds won:
@@ -212,7 +206,7 @@ def compare(errors, to="SGD"):
     return pd.DataFrame(table | {"+-": half, "won": (gain > 0).mean()}).round(2)
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 errors = found.pivot(index="seed", columns="model", values="test_error")[found.model.unique()]
 print(compare(errors).to_string())
 loss = found.pivot(index="seed", columns="model", values="train_loss")
@@ -223,7 +217,7 @@ print(f"training loss of SWA above SGD's: {(loss.SWA > loss.SGD).mean():.2f} of 
 # last of the networks that went into it is mostly worse than SGD's. Whether they came from a constant
 # or a cyclical rate makes little difference.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Epoch by epoch
 #
 # At each epoch: the network with the constant rate, the average so far, and its rival that forgets, the
@@ -246,7 +240,7 @@ for i, evaluate in enumerate(evaluations):
         table = pd.DataFrame(evaluate({k: W[1::2] for k, W in stack.items()}), dtype=float)
         rows.append(table.assign(epoch=42 + 2 * (table.index - len(table)), model=name))
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 4.4))
 for ax, y in zip(axs, ("train_error", "test_error"), strict=True):
     plots.plot_mean_curves(pd.concat(rows), x="epoch", y=y, by="model", ax=ax)
@@ -259,13 +253,13 @@ print(plots.describe(fig))
 # settle, it settles on the wrong labels too: its training error goes to zero, and its test error stays
 # where it was.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Where the average lies
 #
 # The plane through SGD's end, the average, and one of the networks in it, of the first seed. On the
 # left what is trained on, on the right what counts.
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 corners = sgd[0], swa[0], runs["constant"][0].model(-1)
 x, y = landscape.plane_through(*corners).grid(15, margin=0.6)
 options = {"x": x, "y": y, "names": ("SGD", "SWA", "epoch 40")}
@@ -275,7 +269,7 @@ for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
     plots.plot_loss_plane(plane, measure=of, unit="nats", ax=ax)
 print(plots.describe(fig))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Along the line
 #
 # The line from SGD to SWA and beyond, over all seeds: where on it are the two lowest points?
@@ -287,7 +281,7 @@ for i, ends in enumerate(zip(sgd, swa, strict=True)):
     rows.append(pd.DataFrame(dict(path.measures)).assign(place=places, seed=i))
 line = pd.concat(rows, ignore_index=True)
 
-# %% tags=["slide-more", "approximate"]
+# %% tags=["approximate"]
 fig, axs = plt.subplots(1, 2, figsize=(10, 3.6))
 for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
     plots.plot_mean_curves(line, x="place", y=of, unit="nats", ax=ax).set_xlabel("0: SGD, 1: SWA")
@@ -299,13 +293,13 @@ for ax, of in zip(axs, ("train_loss", "test_error"), strict=True):
 # towards the centre was right, and a longer one would have been better still. That is the paper's
 # picture, with the labels' noise to make it large.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Is it wider there?
 #
 # From each end we walk in random directions, five a seed, up to a distance of 4. The weights' own
 # length is about 11.
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 tests = [landscape.module_metrics(cnn(), p.test_x, p.test_y, metrics=scores) for p in parts]
 rows, options = [], {"distances": [0, 1, 2, 3, 4], "n_rays": 5, "normalize": "unit"}
 for i, test in enumerate(tests):
@@ -322,13 +316,13 @@ print("The error, drawn with its spread, rises from 0 to 4 by\n" + rise.to_strin
 # %% [markdown]
 # Around SWA the error not only starts lower, it also rises less.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The path
 #
 # Is the average in the middle of anything? The principal components of epochs 9 to 40, seen from their
 # mean, which is SWA:
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 spectra = [run.spectrum(start=8) for run in runs["constant"]]
 first = np.array([found.explained_variance_ratio[0] for found in spectra])
 ax = plots.plot_trajectory(spectra[0], marks={"SWA": [0, 0]})
@@ -341,14 +335,12 @@ print(f"share of the first component, over the seeds: {first.mean():.2f} +- {fir
 # better? It learns the wrong labels by heart. So the average is also an average over time, and its gain
 # may be that of stopping early. We come back to this.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Batch norms: how to ruin an average
 #
 # A batch norm in evaluation mode divides by running statistics, which belong to the weights that they
 # were gathered with. The average is a network that no image has ever passed through. Its test error in
 # percent, with four sets of statistics:
-#
-# <!-- not on the slide -->
 #
 # In torch's words, with its own schedule for a constant rate, and a network with batch norms:
 
@@ -370,7 +362,7 @@ def swa_by_torch(part, seed, start=8, epochs=40):
     return swa.eval()
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 @torch.no_grad()
 def with_statistics(swa, part):
     fresh = cnn(bn=True).eval()
@@ -403,7 +395,7 @@ print("update_bn     ", norm.running_mean.tolist(), norm.running_var.tolist())
 averaging.recalibrate_bn(norm, values.split(300))
 print("recalibrate_bn", norm.running_mean.tolist(), norm.running_var.tolist())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Play with it
 #
 # The first seed's runs, now with batch norms. Move the window, and watch the three errors, the curve
@@ -419,7 +411,7 @@ def live(rate, cycle, epochs, seed):  # what the panel's button calls; a cycle o
     return train(parts[0], factor, seed, lambda: cnn(bn=True), epochs=epochs)
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 net, batches = {"net": lambda: cnn(bn=True)}, [parts[0].train_x]
 own = {name: record(parts[0], rate, 0, **net) for name, rate in rates.items()}
 evaluate, recalibrated = metrics(parts[0], **net), metrics(parts[0], **net, bn_loader=batches)
@@ -428,7 +420,7 @@ explorer.run, explorer.start, explorer.recalibrate = "constant", 8, True
 explorer.wait(timeout=250)
 explorer
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What would have fooled us
 #
 # **Is it the averaging, or stopping early?** SGD may use the 200 validation images, whose labels are
@@ -443,7 +435,7 @@ def on_validation(part, stack):
     return landscape.module_metrics(cnn(), x, y, metrics=scores)(stack)["error"].argmin()
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 rows = []
 for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     stop = on_validation(part, runs["SGD"][i].weights)
@@ -463,7 +455,7 @@ print(stopped.to_string())
 # first networks know the wrong labels least; the later the start, the less is gained. An EMA of decay
 # 0.95, an average over about 20 epochs, does as well as SWA from epoch 9; one that forgets sooner, not.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Is it the noise?
 #
 # Now without wrong labels: the same network on images that are shifted by a pixel
@@ -483,7 +475,7 @@ def sgd_and_swa(net, shift, noise, seed):
     return landscape.evaluate_models(test, {"SGD": a.model(-1), "SWA": b.window_mean(20)}).error
 
 
-# %% tags=["slide-more", "approximate"]
+# %% tags=["approximate"]
 settings = {"CNN, shifted images": (cnn, True, 0.0), "MLP": (mlp, False, 0.0)}
 settings["MLP, wrong labels"] = mlp, False, 0.2
 fresh = {
@@ -498,7 +490,7 @@ for name, table in fresh.items():
 # If there is a gain, it is a tenth of a point. It takes noise that the decay of the rate would
 # otherwise freeze in, or, in the paper, networks and data sets a thousand times as large.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A cloud instead of a point
 #
 # SWAG (Maddox et al. 2019) keeps, beside the mean, the variances and the last deviations of the same
@@ -513,7 +505,7 @@ def prediction(models, x):
     return torch.stack(logits).softmax(-1).mean(0)
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 rows = []
 for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     swag, networks = averaging.SWAG(rank=20), [run.model(k) for k in range(8, 40)]
@@ -532,17 +524,15 @@ print(cloud.groupby("model", sort=False).agg(["mean", "std"]).drop(columns="seed
 # than it says, and SWAG still more unsure. The mean prediction of all 32 networks is right about as often
 # as the one network that is their mean, at 32 times the cost.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The paper's claims, and ours
-#
-# <!-- not on the slide -->
 #
 # On CIFAR-100 the authors report, in percent right, 72.55 for SGD and 73.91 for SWA (VGG-16), 78.49 and
 # 79.77 (PreResNet-164), 80.82 and 81.46 (WRN-28-10). Ours are means over seeds; behind a gain, ± is the
 # half width of its 95 % interval, elsewhere one standard deviation.
 
 
-# %% tags=["claims", "hide-input", "slide-more", "nbval-ignore-output"]
+# %% tags=["claims", "hide-input", "nbval-ignore-output"]
 # The paper's claims beside ours (click to open the code)
 def texts(columns):
     return {name: f"{x.mean():.2f} ± {x.std():.2f}" for name, x in columns.items()}
@@ -812,7 +802,7 @@ def design(epochs):
 
 print(exercises.check_design(design, runs["constant"][1:], tests[1:], rival=swa[1:]))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - The mean of the weights along a run at a constant rate has a higher training loss and a third less
@@ -824,7 +814,7 @@ print(exercises.check_design(design, runs["constant"][1:], tests[1:], rival=swa[
 # - With right labels no gain was seen at this scale.
 # - With batch norms, an average needs new statistics.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. "The centre of a wide region", or "an average over a time in which the wrong labels were not yet

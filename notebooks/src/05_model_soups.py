@@ -1,4 +1,4 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 05. Model soups
 #
 # **By the end you will have fine-tuned one small network twelve times with other hyper-parameters, for
@@ -6,8 +6,6 @@
 # less than a point on images like those it was tuned on, by about three points on images that were
 # turned, blurred or covered; at the cost of one network. You will also have seen it fail, with learning
 # rates that are too high, and found out what the greedy recipe is good for.
-#
-# <!-- not on the slide -->
 #
 # | | |
 # |---|---|
@@ -34,7 +32,7 @@ plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
 N_SEEDS, N_FEW, FIRST = 20, 10, 200  # the size knobs, and the first seed
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The question
 #
 # One fine-tunes a network many times, with other hyper-parameters, keeps the one that is best on held-out
@@ -46,13 +44,11 @@ N_SEEDS, N_FEW, FIRST = 20, 10, 200  # the size knobs, and the first seed
 # "Without incurring any additional inference or memory costs", accuracy rises, also under distribution
 # shift. An ensemble of all would be as good, but costs as many networks. Is that so here?
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## One data set in four parts
 #
 # 700 of scikit-learn's digits to pre-train with, 300 others to fine-tune with, 300 held out, which may
 # choose, and 497 to test, as they are and in six shifted versions.
-#
-# <!-- not on the slide -->
 #
 # Each seed splits them anew. The seeds start at 200: all settings were chosen on other ones.
 
@@ -96,14 +92,14 @@ def shifted(x, seed):
 kinds = [shifted(X[test[i]], FIRST + i) for i in range(N_SEEDS)]
 apart = [(X[h], Y[h], X[t]) for h, t in zip(held_out, test, strict=True)]
 
-# %% tags=["slide-more"]
+# %%
 fig, axs = plt.subplots(1, 7, figsize=(9, 1.7), subplot_kw={"xticks": [], "yticks": []})
 for ax, (name, x) in zip(axs, ({"clean": X[test[0]]} | kinds[0]).items(), strict=True):
     ax.set_title(name)
     ax.imshow(x[0, 0], cmap="gray_r", vmin=0, vmax=1)
 print("A test image, and its six shifted versions:", *kinds[0])
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A base, and twelve fine-tunes
 #
 # - The **base** is pre-trained under broad changes of the images, for 60 epochs.
@@ -111,8 +107,6 @@ print("A test image, and its six shifted versions:", *kinds[0])
 #   and how much the images are changed. Twelve for each seed.
 # - Fine-tuning sees mild changes of the digits; the six kinds of shifted test images are harder than
 #   that, or of another sort.
-#
-# <!-- not on the slide -->
 #
 # The network has one hidden layer of 128. Many of them are trained at once, their weights stacked, by SGD
 # with momentum; `recipes` has a row for each network.
@@ -226,14 +220,12 @@ singles, start = over_seeds(pools), over_seeds([{"base": base} for base in bases
 both = pd.concat([start, singles.assign(model="fine-tuned")]).groupby("model")[BOTH]
 print((100 * both.agg(["mean", "std"])).round(1).to_string())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Predict first
 #
 # The base gets nine of ten clean digits right, a fine-tune 95 or 96 of a hundred. What about the average
 # of all twelve? Will it be as good as the mean of them, as the best, or better than all? And on shifted
 # images?
-#
-# <!-- not on the slide -->
 #
 # ## Four recipes
 #
@@ -256,13 +248,11 @@ try:
 except ValueError as error:
     print(error)
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### The greedy soup
 #
 # The paper's Recipe 1: sort the ingredients by their held-out score. From the best one on, average each
 # with those that were kept, and keep it if the score does not fall.
-#
-# <!-- not on the slide -->
 #
 # In the figure below, grey is each ingredient by itself, blue what was kept. In this seed nothing is better
 # on the held-out images than the best ingredient alone, and all that was added is a tie: one image of 300
@@ -282,11 +272,11 @@ def greedy_by_hand(models, score):
 greedy = soups.greedy_soup(pool, scores[0])
 print("equal to the helper:", greedy_by_hand(pool, scores[0]) == list(greedy.ingredients))
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 ax = plots.plot_greedy_path(greedy.history)
 print(plots.describe(ax))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### The learned soup, and the ensemble
 #
 # The **learned soup** finds coefficients by gradient descent: a softmax of $a$ and a temperature $\beta$
@@ -310,7 +300,7 @@ print("learned:", np.allclose(a.softmax(0).detach(), learned, atol=1e-3))
 mean = torch.stack([torch.func.functional_call(mlp(), w, x) for w in pool.values()]).mean(0)
 print("ensemble:", torch.allclose(mean, soups.logit_ensemble(mlp(), pool, x), atol=1e-5))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What is it worth?
 #
 # "Best single" is the ingredient with the best held-out score: what one would have kept.
@@ -332,7 +322,7 @@ def all_soups(i):
     return found
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 def ensemble(i):
     sets = {"clean": X[test[i]]} | kinds[i]
     said = {k: soups.logit_ensemble(mlp(), pools[i], x).argmax(1) for k, x in sets.items()}
@@ -358,12 +348,12 @@ print(compare(four, to="uniform"))
 each = {kind: gains(found, f"{kind}_accuracy").loc["uniform"] for kind in kinds[0]}
 print("\ngain of uniform over best single:", pd.DataFrame(each).T.round(2).to_string(), sep="\n")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### All seeds in one picture
 #
 # The four, and each ingredient; every seed is seen from the mean of its singles.
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 dots = pd.concat([singles.assign(model="ingredient"), four]).set_index(["seed", "model"])[BOTH]
 dots = (100 * dots.sub(mean[BOTH], level="seed")).reset_index(names=["seed", "kind"])
 ax = plots.plot_soup_scores(dots, x=BOTH[0], y=BOTH[1], ms=7)
@@ -377,31 +367,29 @@ print(plots.describe(ax))
 # choosing gains. The gain is there for each kind of shift, but not of one size: turned images and low
 # contrast gain most, and for images that were moved the interval all but reaches 0.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Why it works: one valley
 #
 # The first seed's base and the two fine-tunes that went the most different ways: the plane through the
 # three, and the loss on the clean test images.
 #
-# <!-- not on the slide -->
-#
 # All three are in one valley, with no rise between them, and its lowest place is at none of them.
 # (Neyshabur et al. 2020 found this of networks that were fine-tuned from one start.)
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 angle = geometry.weight_distances([*pool.values()], bases[0]).angle()
 a, b = (str(j + 1) for j in np.unravel_index(angle.argmax(), angle.shape))
 plane = landscape.loss_plane(evaluations[0], bases[0], pool[a], pool[b], names=("base", a, b))
 ax = plots.plot_loss_plane(plane, measure="clean_loss")
 print(plots.describe(ax))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### The more different, the better
 #
 # For all pairs of all seeds: how much better is the network half-way than the mean of the two, in points?
 # By the angle between the two updates, in degrees:
 
-# %% tags=["slide-more", "approximate"]
+# %% tags=["approximate"]
 rows, (first, second) = [], np.tril_indices(12, -1)
 halves = (np.eye(12)[first] + np.eye(12)[second]) / 2
 mixtures = np.concatenate([np.eye(12), halves])
@@ -422,14 +410,14 @@ print("rank correlation with the angle:", rank.agg(["mean", "std"]).round(2), se
 # is positive, more clearly under shift than on clean images. The more alike two copies are, the less they
 # have to give to each other.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## When it fails
 #
 # **Learning rates that are too high.** Now the rates go from 0.03 to 0.5, in ten seeds. **Another
 # beginning.** Two bases from different initialisations, as they are, and with their neurons matched
 # (tutorial 03). The barrier is the rise of the test loss above the straight line between the ends.
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 hot = fine_tune(draw_recipes(12 * N_FEW, high=0.5), FIRST, n=N_FEW)
 high = over_seeds([simple_soups(*pair) for pair in zip(hot, scores, strict=False)])
 print(compare(high))
@@ -456,14 +444,12 @@ print(barriers.to_string())
 # bases there is a high one, and half-way much is lost. Matched, none of it is. A soup needs a common
 # start, or neurons that were brought into one order.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Task vectors: to add, and to take away
 #
 # What a fine-tune has moved from the base $w_0$ is its task vector, $w - w_0$. Ilharco et al. (2023) add
 # those of several tasks, and subtract one to forget. Two skills that the base lacks: digits turned by 60
 # degrees, and digits in a mirror.
-#
-# <!-- not on the slide -->
 #
 # Their sum is scaled by a number that held-out images choose. TIES (Yadav et al. 2023) keeps the largest
 # fifth of each vector, and lets signs vote.
@@ -485,7 +471,7 @@ def accuracy(models, **sets):
     return 100 * landscape.evaluate_models(made, models)[[f"{name}_accuracy" for name in sets]]
 
 
-# %% tags=["slide-more", "approximate"]
+# %% tags=["approximate"]
 able = [learn(torch.stack([f(X[r]) for r in tune]), Y[tune]) for f in skills.values()]
 rows, sets = [], {"plain": lambda x: x} | skills
 for i, b in enumerate(bases):
@@ -503,13 +489,11 @@ print(pd.concat(rows).groupby(level=0, sort=False).agg(["mean", "std"]).round(1)
 # none of them still reads plain digits well: these were in neither task, and nobody protects them. To
 # have them too, one would have to add them as a third task.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### To forget
 #
 # A network fine-tuned on images of *one* digit goes further in the direction of that
 # digit; the opposite direction should lead away from it. Each seed forgets another digit.
-#
-# <!-- not on the slide -->
 #
 # How far to go is chosen as in the paper: the largest of the steps 1 to 8 that leaves 95 % of the held-out accuracy on
 # the other digits. The control is a random step of the same length.
@@ -521,7 +505,7 @@ def about(i, rows):  # the digit that is to be forgotten, and the others
     return {"digit": (x[y == i % 10], y[y == i % 10]), "others": (x[y != i % 10], y[y != i % 10])}
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 seen = np.concatenate([pre, tune], axis=1)
 images = np.stack([rows[Y[rows] == i % 10][:80] for i, rows in enumerate(seen)])
 only, rows = learn(X[images], Y[images], rate=0.003, epochs=5), []
@@ -541,21 +525,21 @@ print(pd.concat(rows).groupby(level=0, sort=False).agg(["mean", "std"]).round(1)
 # On average the digit is mostly forgotten, the others nearly all kept; a random step of the same length
 # does nothing. But look at the spread: some digits are forgotten to the last, others not at all.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Play with it
 #
 # The first seed's twelve. Tick ingredients, give them shares, have it cooked greedily, step by step. **A
 # goal:** find a soup of three with a lower held-out loss than that of all twelve. Then see what it is
 # worth on the shifted images.
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 x, y = torch.cat([*kinds[0].values()]), Y[test[0]]
 sets = {"held_out": apart[0][:2], "clean": (X[test[0]], y), "shifted": (x, y.repeat(6))}
 made = {name: landscape.zoo_metrics(mlp, *xy) for name, xy in sets.items()}
 kitchen = SoupKitchen(pool, landscape.split_metrics(**made), base=bases[0])
 kitchen
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What would have fooled us
 #
 # Controls, in ten seeds. **By the test:** the test images choose. **Shuffled:** the greedy recipe
@@ -581,7 +565,7 @@ def controls(i):
     return made | {"one recipe, uniform": soups.uniform_soup(same[i]).weights}
 
 
-# %% tags=["slide-more", "nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"]
 own = [np.argmax([score(w) for w in p.values()]) for p, score in zip(pools, scores, strict=True)]
 same = recipes.iloc[[12 * i + own[i] for i in range(N_FEW) for _ in range(12)]]
 same = fine_tune(same, FIRST + 1, n=N_FEW)
@@ -616,10 +600,8 @@ back = checkpoints.open_checkpoint(out)
 print("equal:", all(torch.allclose(W, by_hand[name], atol=1e-6) for name, W in back.items()))
 folder.cleanup()
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The paper's claims, and ours
-#
-# <!-- not on the slide -->
 #
 # The paper's best-known figures are of CLIP ViT-B/32 on ImageNet: 72 fine-tunes, accuracy in percent on the
 # test set and on the mean of five shifted ones: 80.38 and 47.83 for the best single model, 79.97 and 51.45
@@ -633,7 +615,7 @@ folder.cleanup()
 # came from a random search, too; those with high learning rates, it says, are rejected.
 
 
-# %% tags=["claims", "hide-input", "slide-more", "nbval-ignore-output"]
+# %% tags=["claims", "hide-input", "nbval-ignore-output"]
 # The paper's claims beside ours (click to open the code)
 def gain(of, name, table=found, **options):
     row = gains(table, f"{of}_accuracy", **options).loc[name]
@@ -910,7 +892,7 @@ def try_all(pool, score):  # what not to do, here with the best six only, for ti
 print("all 41 of six tried:", exercises.check_choose(try_all, *contest).message)
 print(exercises.check_choose(choose, *contest))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - The average of twelve fine-tunes of one base beats the best of them: a little on clean images, by
@@ -923,12 +905,10 @@ print(exercises.check_choose(choose, *contest))
 # - Task vectors add skills and take most digits away. What is in no task may be lost on the way.
 # - What chooses must not test.
 #
-# <!-- not on the slide -->
-#
 # Where all ingredients are decent, the greedy soup is no better than the uniform one, and under shift
 # worse. Three quarters of a point are soon won by looking at the test images.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. Twelve trainings went into the soup, and one into a single model. What is a fair rival at the same

@@ -1,12 +1,10 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 06. Your own model
 #
 # **By the end you will have examined a checkpoint of your own, layer by layer and without its data;
 # set it beside a second one; averaged the two on disk; and written one page about it.** On the way you
 # will have shown, on small networks, that a fine-tune moves a layer along a few directions, and that
 # what tells it from another training can be read off the weights.
-#
-# <!-- not on the slide -->
 #
 # | | |
 # |---|---|
@@ -33,19 +31,17 @@ from wskit.widgets import EsdExplorer
 
 plt.rcParams.update(plots.STYLE)
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Yours
 #
 # Change the first line, and run all cells. `CHECKPOINT` is a file, a folder, a name from
 # `wskit data list`, `"hf://org/name@revision"`, a module, or a mapping of names to tensors. The other
 # lines may stay as they are; what they are needed for is then left out, and the page says so.
 #
-# <!-- not on the slide -->
-#
 # `evaluate` is a function of weights, a mapping as `state_dict()` gives it, to one number: the loss on
 # held-out data. As long as `CHECKPOINT` is None, the page takes networks that it trains itself.
 
-# %% tags=["slide-more", "show-input"]
+# %%
 CHECKPOINT = None
 OTHER = None  # a second one of the same architecture: another step of training, a fine-tune
 evaluate = None  # weights -> loss, the lower the better
@@ -153,13 +149,11 @@ if CHECKPOINT is None:
     OTHER = saved(tunes[0], "turned.safetensors")
     MORE = [saved(train(i, turned(x), bases[0])[5], f"turned-{i}.safetensors") for i in range(2)]
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What is in it
 #
 # Opening reads the header: names, shapes, dtypes. A tensor is read when it is asked for. No code in a file
 # is ever run.
-#
-# <!-- not on the slide -->
 #
 # `mapped=False` says that a tensor's memory is free again when it has been used; the pages of a mapped
 # file would count as this process's memory until the file is closed.
@@ -176,7 +170,7 @@ weights = opened(CHECKPOINT)
 other = None if OTHER is None else opened(OTHER)
 print(f"{len(weights)} tensors, {weights.nbytes / 1e6:.2f} MB; metadata: {dict(weights.metadata)}")
 
-# %% tags=["slide-more"]
+# %%
 table = spectra.inventory(weights).drop(columns=["N", "M", "n_matrices"])
 table["tied to"] = table.name.map(dict(weights.ties)).fillna("")
 print(table.to_string(index=False, max_rows=24))
@@ -192,18 +186,16 @@ for name, digest in hashes.items():
     print(digest[:16], name)
 print(f"{len(hashes)} files")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The spectra of all layers
 #
 # A row a layer (tutorial 01): alpha of the tail; how many eigenvalues of $W^\top W$ lie beyond the
 # Marchenko-Pastur edge, and how far out the largest does, $\lambda_{\max} / \lambda_+$; the phase that the
 # spectrum looks like.
 #
-# <!-- not on the slide -->
-#
 # **Predict first.** Which of your layers will look the least trained?
 
-# %% tags=["slide-more"]
+# %%
 layers = features.spectral_table(weights)
 table = layers.assign(**{"top / edge": 1 / layers.soft_rank}).round(2)
 columns = ["name", "N", "M", "alpha", "n_spikes", "top / edge", "stable_rank", "phase"]
@@ -220,18 +212,18 @@ print("phases:", layers.phase.value_counts().to_dict())
 # Where there is a warning, alpha is not to be read; the number is there all the same. Hollow points in the
 # picture are those layers.
 
-# %% tags=["slide"]
+# %%
 fig, ax = plt.subplots(figsize=(7, 3.6))
 plots.plot_metric_by_depth(layers, ax=ax)
 print(plots.describe(fig))
 
-# %% tags=["slide-more"]
+# %%
 with_spectrum = layers[(layers.n_eigenvalues > 0) & ~layers.name.isin(weights.ties)]
 shown = with_spectrum.name.iloc[np.linspace(0, len(with_spectrum) - 1, 4).astype(int)].unique()
 fig, axs = plots.plot_layers_grid(spectra.spectra(weights, names=shown))
 print(plots.describe(fig))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Beside a second checkpoint: how far
 #
 # With $W$ a tensor of `CHECKPOINT` and $W'$ the same of `OTHER`, its relative change is
@@ -239,8 +231,6 @@ print(plots.describe(fig))
 # $$ \frac{\lVert W' - W \rVert}{\lVert W \rVert} , $$
 #
 # and the angle between the two, as vectors, tells how much of that is a turn.
-#
-# <!-- not on the slide -->
 #
 # On a layer of the practice networks by hand, and by the helper, which reads files block by block. Its
 # updates are measured from a base; with zeros as the base they are the weights themselves.
@@ -260,7 +250,7 @@ found, of = compared(bases[0], tunes[0]), "2.weight"
 helper = found.euclidean(of)[0, 1] / found.update_norms(of)[0], found.angle(of)[0, 1]
 print("equal to the helper:", np.allclose(by_hand, helper))
 
-# %% tags=["slide-more"]
+# %%
 if other is None:
     print("There is no second checkpoint, so there is nothing to compare.")
 else:
@@ -272,7 +262,7 @@ else:
     changes = pd.DataFrame(rows, columns=["name", "length", "moved by", "relative", "angle"])
     print(changes.round(3).to_string(index=False, max_rows=40))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Along which directions
 #
 # The spectrum of $W' - W$ says along how many. The stable rank, the sum of all eigenvalues by the
@@ -286,14 +276,14 @@ s = spectra.spectra(delta, names=["2.weight"])[0]
 print("equal to the helper:", np.allclose(by_hand, s.eigenvalues))
 print(f"stable rank of the change: {s.eigenvalues.sum() / s.eigenvalues[-1]:.2f}")
 
-# %% tags=["slide-more"]
+# %%
 if other is not None:
     delta = spectra.difference(other, weights)
     changed = features.spectral_table(delta)
     ranks = layers[["name", "M", "stable_rank"]].assign(change=changed.stable_rank)
     print(ranks.round(2).to_string(index=False, max_rows=40))
 
-# %% tags=["slide"]
+# %%
 if other is not None:
     moved = changed[changed.log_norm > -np.inf].name.iloc[:3]
     both = [spectra.spectra(model, names=moved) for model in (weights, delta)]
@@ -323,19 +313,17 @@ if len(pool) > 1:
 else:
     print("There are not two fine-tunes, whose task vectors could be compared.")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## How alike its neurons are
 #
 # The weight correlation is the mean $|\cos|$ between the weights of two neurons of a layer (Jin et al.
 # 2020). Random directions in few dimensions are alike as well: only the excess over chance counts.
 #
-# <!-- not on the slide -->
-#
 # Of each layer 256 neurons at most are drawn, since 30 000 have half a billion pairs. The last column is
 # a control: the same numbers in random order.
 
 
-# %% tags=["slide-more"]
+# %%
 def neurons(W, n=256):
     order = torch.randperm(len(W), generator=torch.Generator().manual_seed(0))
     return W[order[:n]].clone()
@@ -349,18 +337,16 @@ for name in layers.name[layers.kind.isin(["matrix", "convolution"])]:
 correlation = pd.concat(rows).drop(columns=["n_dead", "reason"])
 print(correlation.round(3).to_string(index=False, max_rows=40))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Is there a barrier between the two?
 #
 # Along the line $(1 - t)\, w + t\, w'$, $0 \le t \le 1$: how far does the loss rise above the straight line
 # between its ends? That takes a loss. Weights alone do not tell it.
 #
-# <!-- not on the slide -->
-#
 # Each point of the line is a lazy mixture: a tensor is mixed when `evaluate` asks for it. `loss_path` does
 # the same for many points at once, and has both models in memory.
 
-# %% tags=["slide-more"]
+# %%
 if other is None or evaluate is None:
     print("No barrier: it takes a second checkpoint and a loss. Neither a small distance nor a")
     print("small angle shows that there is none.")
@@ -377,7 +363,7 @@ else:
         helper = loss_path(one_by_one(evaluate), weights, other, alphas=alphas)
         print("equal to the helper:", np.allclose(helper.losses, losses, rtol=1e-4))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Merges, written to disk
 #
 # - **uniform**: the mean of `CHECKPOINT` and all others;
@@ -415,7 +401,7 @@ if pool and evaluate is not None:
 else:
     print("No greedy soup: it takes a second checkpoint, and a loss to choose by.")
 
-# %% tags=["slide-more"]
+# %%
 rows = []
 for name, merge in merged.items():
     path = checkpoints.save_weights(merge, f"{folder}/{name}", metadata={"merge": name})
@@ -472,20 +458,20 @@ s, null = seen.pop("CHECKPOINT"), seen.pop("shuffled")
 ax = plots.plot_esd(s, null=null, others=seen)
 print(plots.describe(ax))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What would have fooled us
 #
 # **Would an untrained network have looked the same?** The layer `2.weight` of all practice networks, before
 # training, after it, and after it with its entries in random order.
 
-# %% tags=["slide-more"]
+# %%
 kinds = {"before": [run[0][of] for run in runs], "trained": [base[of] for base in bases]}
 kinds["shuffled"] = [spectra.shuffled(W, seed=i) for i, W in enumerate(kinds["trained"])]
 each = [features.spectral_table({kind: W}) for kind, layer in kinds.items() for W in layer]
 table = pd.concat(each).assign(top=lambda table: 1 / table.soft_rank).groupby("name", sort=False)
 print(table[["alpha", "top", "n_spikes", "stable_rank"]].agg(["mean", "std"]).round(2).to_string())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # **Is a few directions the mark of a fine-tune?** Three other models beside each base: its fine-tune; a base
 # of another seed; and the base with random noise as large as the change of the fine-tune.
 
@@ -514,7 +500,7 @@ def beside(base, model):
     }
 
 
-# %% tags=["slide-more"]
+# %%
 kinds = {"fine-tune": tunes, "another seed": bases[1:] + bases[:1]}
 kinds["noise"] = [noisy(*pair, seed) for seed, pair in enumerate(zip(bases, tunes, strict=True))]
 rows = [
@@ -737,7 +723,7 @@ def find_damage(weights):
 
 print(exercises.check_find_damage(find_damage, trained))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - Any checkpoint opens lazily; what it holds, and what it is byte for byte, comes first.
@@ -748,7 +734,7 @@ print(exercises.check_find_damage(find_damage, trained))
 # - A barrier, a greedy soup and the worth of a merge take a loss. Weights alone do not tell them.
 # - Merges are computed while they are written, whatever the memory.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. Somebody sends you a checkpoint and says that it is a fine-tune of a public model. Which of the figures

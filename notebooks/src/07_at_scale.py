@@ -1,10 +1,8 @@
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # # 07. Many checkpoints
 #
 # **One function that makes a row of a path is all that you write: the same line then runs over two hundred
 # checkpoints here, or over a million on a cluster, and you can say beforehand how long it will take.**
-#
-# <!-- not on the slide -->
 #
 # | | |
 # |---|---|
@@ -34,13 +32,11 @@ plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # one checkpoint, one core: more cores take more checkpoints
 N_SEEDS = 24  # the size knob: networks for each of nine settings
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## The question
 #
 # Collections of trained networks have grown from a handful to hundreds of thousands (Unterthiner et al. 2020,
 # Schürholt et al. 2022). The analysis of one of them is a few lines. What changes when there are a million?
-#
-# <!-- not on the slide -->
 #
 # Three things do. Some files are broken, and must not end the run. The run is longer than a laptop stays
 # open. And one core is not enough. None of the three has to do with the analysis, so that none of them
@@ -74,20 +70,18 @@ broken.write_bytes(names[0].read_bytes()[:20_000])
 sources = [*paths[:100], str(broken), *paths[100:]]
 print(f"{len(sources)} files of {names[0].stat().st_size / 1e3:.0f} kB")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A path in, a row out
 #
 # Of each layer: the largest eigenvalue in units of the edge that chance has (tutorial 01), the stable rank,
 # and the share of eigenvalues that are zero.
-#
-# <!-- not on the slide -->
 #
 # With $\sigma^2$ the mean square of the entries, chance ends at $\sigma^2 (\sqrt N + \sqrt M)^2$, and the stable
 # rank is $\sum_i \lambda_i / \lambda_{\max}$. The function depends on the path and on nothing else; it changes
 # nothing; it returns plain numbers. Such a function is called pure, and can be called anywhere.
 
 
-# %% tags=["slide-more", "show-input"]
+# %%
 def spectral_row(path, null_seed=None):
     """A row a checkpoint; with a seed, of its weights in a random order."""
     row = {}
@@ -105,13 +99,13 @@ def spectral_row(path, null_seed=None):
 # %% tags=["approximate"]
 print(pd.Series(spectral_row(paths[0])).round(2).to_string())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A plain loop
 #
 # Everything that is needed for one core: call the function, and write down the reason where it fails.
 
 
-# %% tags=["slide-more", "show-input"]
+# %%
 def plain_loop(func, sources):
     rows = []
     for source in sources:
@@ -123,12 +117,12 @@ def plain_loop(func, sources):
     return pd.DataFrame(rows)
 
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### The same in one call
 #
 # `features.model_table` does what the loop does. Equal here means every bit of every number.
 
-# %% tags=["slide-more", "show-input"]
+# %%
 by_hand = plain_loop(spectral_row, sources)
 table = features.model_table(spectral_row, sources)
 print("equal to the helper, bit for bit:", table.equals(by_hand))
@@ -152,13 +146,11 @@ print(failed.reason.iloc[0].replace(f"{folder}/", ""))
 pair = features.model_table(spectral_row, sources, n_jobs=2)
 print("equal, bit for bit:", pair.equals(table))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## A cluster, by one changed line
 #
 # A cluster is a *scheduler*, which hands out tasks, and *workers*, which do them. Here all are processes of
 # this machine; the worker's code is the same where they are on a hundred machines.
-#
-# <!-- not on the slide -->
 #
 # On a real cluster, `LocalCluster(...)` becomes `dask_jobqueue.SLURMCluster(...)` or the address of a scheduler
 # that runs, `Client("tcp://...")`; every worker needs wskit, and must see the files under the same paths.
@@ -179,7 +171,7 @@ if cluster_backend == "dask":
     client = Client(LocalCluster(**here, **size, processes=True, silence_logs="ERROR"))
     client.wait_for_workers(2, timeout=120)
 
-# %% tags=["slide-more", "show-input"]
+# %%
 with joblib.parallel_config(cluster_backend, n_jobs=2):  # the changed line
     clustered = features.model_table(spectral_row, sources)
 print("equal, bit for bit:", clustered.equals(table))
@@ -189,13 +181,11 @@ print("equal, bit for bit:", clustered.equals(table))
 # bits are equal is no luck: every call runs on one thread, wherever it is, so that sums are added up in the same
 # order. On workers with other processors, last digits may differ.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Interrupted
 #
 # A folder, `store=`, keeps rows as they come, by the hash of the file's content and by the function. To go
 # on, call again.
-#
-# <!-- not on the slide -->
 #
 # To see which checkpoints are computed, the function notes each call in a file. At the 101st call somebody
 # presses *stop*.
@@ -218,7 +208,7 @@ try:
 except KeyboardInterrupt:
     print(f"interrupted in call {len(log.read_text().splitlines())} of {len(paths)}")
 
-# %% tags=["slide-more", "show-input"]
+# %%
 resumed = features.model_table(task, paths, store=store)
 called = log.read_text().splitlines()
 finished, later = set(called[:100]), called[101:]
@@ -263,7 +253,7 @@ print(
 # The others began elsewhere, each at the start of its own seed. A distance to an anchor is of use among networks with one
 # start (tutorial 03).
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## What the table tells
 #
 # Accuracy against one column of the table, over all networks; the mean and the standard deviation over the
@@ -276,7 +266,7 @@ seen = whole.assign(accuracy=accuracy, null=null[column], **settings[["learning_
 by_setting = seen.groupby(["learning_rate", "epochs"])[["accuracy", column, "null"]]
 print(by_setting.agg(["mean", "std"]).round(2).to_string())
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 4))
 colours = {"trained": plots.PALETTE["data"], "entries shuffled": plots.PALETTE["null"]}
 for (label, colour), values in zip(colours.items(), (seen[column], seen.null), strict=True):
@@ -301,12 +291,10 @@ print(f"tau within a setting: {within.mean():.2f} ± {within.std():.2f} over the
 # a network was trained (tutorials 01 and 02). Two hundred or a million of them: the table makes no question
 # better than it was.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## On paper: what a checkpoint costs
 #
 # Before a large run comes a small one with a clock. Medians over repeats, in milliseconds.
-#
-# <!-- not on the slide -->
 #
 # The files were read a moment ago and are in memory, so that opening and hashing show what the
 # processor takes, and nothing of a disk.
@@ -327,7 +315,7 @@ def opened(path):
         return {name: w.clone() for name, w in weights.items()}
 
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 small = opened(paths[0])
 parts = {
     "hash": lambda: hashlib.sha256(names[0].read_bytes()).hexdigest(),
@@ -338,12 +326,10 @@ parts = {
 cost = pd.DataFrame({part: 1e3 * timed(func, repeats=50) for part, func in parts.items()})
 print(cost.quantile([0.1, 0.5, 0.9]).T.round(2).to_string())
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### Larger matrices
 #
 # To find all eigenvalues of an $M \times M$ matrix takes of the order of $M^3$ operations. What does the clock say?
-#
-# <!-- not on the slide -->
 #
 # Small matrices are dominated by what comes before and after; the power law $t = c\, M^p$ is fitted from $M = 128$ on,
 # a straight line on logarithmic axes.
@@ -358,7 +344,7 @@ print(f"t = c M^p with p = {power:.2f}; from {seconds[0]:.5f} s to {seconds[-1]:
 # %%
 print("twice the side takes more than twice the time:", power > 1)
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.6))
 ax.loglog(sides, seconds, "o", color=plots.PALETTE["data"], label="measured, median of 3")
 line = np.exp(log_c) * sides.astype(float) ** power
@@ -402,7 +388,7 @@ foretold = (layers.n_matrices * np.exp(log_c) * layers.M.astype(float) ** power)
 measured = timed(lambda: spectra.spectra(large), repeats=3)
 print(f"from the fit {foretold:.1f} s, measured {np.round(measured, 1)} s")
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### What a task costs by itself
 #
 # A function that does nothing, called on every path: what is left is the price of a call. One call a task, or in
@@ -421,7 +407,7 @@ def price(backend, n_jobs, batch_size, times=1):
     return np.median(found) / len(tasks)
 
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 backends = {"serial": ("loky", 1), "loky": ("loky", 2), "Dask": (cluster_backend, 2)}
 single = {name: price(*how, batch_size=1) for name, how in backends.items()}
 batched = {name: price(*how, batch_size="auto", times=5) for name, how in backends.items()}
@@ -432,7 +418,7 @@ print(f"milliseconds a call:\n{(1e3 * prices).round(3)}")
 print("a process asks more than a call:", single["loky"] > single["serial"])
 print("a scheduler asks more than a call:", single["Dask"] > single["serial"])
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### The narrowest place
 #
 # For $n$ checkpoints of $b$ bytes, on $k$ workers, with $s$ seconds of computing each, storage that gives $B$
@@ -442,12 +428,10 @@ print("a scheduler asks more than a call:", single["Dask"] > single["serial"])
 #
 # The three go on at the same time, so that the slowest decides. It is a lower bound.
 #
-# <!-- not on the slide -->
-#
 # $s$ and $r$ were measured above, with Dask and one checkpoint a task. $B$ was not: 1 GB/s is assumed, a
 # shared file system on a good day.
 
-# %% tags=["nbval-ignore-output", "slide-more"]
+# %% tags=["nbval-ignore-output"]
 n, bandwidth, rate = 1e6, 1e9, 1 / single["Dask"]
 each = {"this page's": (cost["a whole row"].median() / 1e3, names[0].stat().st_size)}
 each["ResNet-50's size"] = (np.median(measured), 4 * n_weights)
@@ -476,7 +460,7 @@ axs[0].set_ylabel("hours for a million")
 axs[1].legend(loc="lower left")
 print(plots.describe(fig))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### What to do about it
 #
 # - **Small checkpoints** wait for the scheduler, if each is a task. Put many into one; joblib's batches grow
@@ -484,8 +468,6 @@ print(plots.describe(fig))
 # - **Large ones** wait for the storage. More workers are of no use then; several disks are, or workers where the
 #   files lie.
 # - **In between** is the eigensolver: twice the workers, half the time. Or ask for fewer numbers.
-#
-# <!-- not on the slide -->
 #
 # The last column of the table is for tasks of 100 checkpoints. How long should a task be? A scheduler that hands out $r$ of them
 # a second keeps $k$ workers busy if each lasts $k / r$ or longer, so that 0.1 s is a least for a few workers, and hundreds
@@ -705,7 +687,7 @@ def suspicion(table):
 
 print(exercises.check_suspicion(suspicion, spectral_row, cards, models))
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## Summary
 #
 # - A pure function from a path to a row is all that an analysis has to be. A loop, two processes and a
@@ -713,13 +695,11 @@ print(exercises.check_suspicion(suspicion, spectral_row, cards, models))
 # - A broken file has a row with its reason. An interrupted run goes on, and computed nothing of what was finished again.
 # - A small run with a clock, and the largest of three numbers, tell what a large one will take.
 #
-# <!-- not on the slide -->
-#
 # - Small checkpoints wait for the scheduler, large ones for the storage: put many of the former into a task, and take
 #   the workers to where the latter are.
 # - Damage that raises no error is found in the table, if the table holds what the damage breaks.
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## For discussion
 #
 # 1. Your run over a million checkpoints ends with 0.3 % reasons. When may you leave these out, and when would that bias what

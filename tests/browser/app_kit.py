@@ -29,14 +29,14 @@ class App:
     def origin(self):
         return "{0.scheme}://{0.netloc}".format(urlsplit(self.address))
 
-    def status(self, path="/", **headers):
-        """The HTTP status of a request without the token."""
+    def ask(self, path="/", **headers):
+        """The HTTP status of a request without the token, and the path to which it leads."""
         request = urllib.request.Request(self.origin + path, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status
+            with urllib.request.urlopen(request, timeout=WAIT / 1000) as answer:
+                return answer.status, urlsplit(answer.geturl()).path
         except urllib.error.HTTPError as error:
-            return error.code
+            return error.code, urlsplit(error.url).path
 
     def kernels(self):
         """Process numbers of its kernels."""
@@ -52,7 +52,7 @@ class App:
         """Press Ctrl-C; return the exit status, and the kernels that outlive it."""
         kernels = self.kernels()
         self.server.send_signal(signal.SIGINT)
-        status = self.server.wait(60)
+        status = self.server.wait(WAIT / 1000)
         return status, [pid for pid in kernels if _state(pid)[0] not in ("", "Z")]
 
 

@@ -86,14 +86,12 @@ def test_what_one_reads(page, app):
 
 def test_it_is_for_whoever_has_the_token(page, app):
     assert len(app.requests) > 10, "the requests are watched"
-    assert app.status() == 403
-    assert app.status("/?token=wrong") == 403
-    assert app.status("/", Host="elsewhere.example") == 403
-    for path in ("/api/kernels", f"/api/kernels/{app.kernels()[0]}", "/voila/tree"):
-        assert app.status(path) in (403, 404)
-    for path in (f"/{app.name}.ipynb", "/open.html", "/login", "/voila/files/open.html"):
-        assert app.status(path) in (403, 404)
-        assert page.request.get(app.origin + path).status == 404, "with the token"
+    for path in ("/", "/?token=wrong"):
+        assert app.ask(path) == (200, "/login")
+    assert app.ask("/", Host="elsewhere.example")[0] == 403
+    assert app.ask(f"/api/kernels/{app.kernels()[0]}")[0] in (403, 404)
+    for path in (f"/{app.name}.ipynb", f"/voila/files/{app.name}.ipynb", "/voila/files/open.html"):
+        assert page.request.get(app.origin + path).status in (403, 404), "with the token"
     policy = page.request.get(app.origin + "/nothing").headers["content-security-policy"]
     assert policy.startswith("default-src 'self'")
 

@@ -13,9 +13,34 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from lab_kit import ROOT, poll
-from slides_kit import DESCRIBED, write_tutorial
 
 PLANTED = "90_small"  # with notes for the teacher, a solution and two pictures
+DESCRIBED = "Axes 'a tail': x 'value' log, y 'density' linear\n  line 'fit': 9 points, x 1 to 9"
+ANSWER = "<details><summary>For the teacher</summary>\n\n1. Because of chance, $x^2$.\n\n</details>"
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGM4AQAAygDJmcpdfgAAAABJRU5ErkJggg=="
+
+
+def write_tutorial(folder):
+    """Write an executed notebook of a few cells."""
+    text, code, output = (
+        getattr(nbformat.v4, f"new_{n}") for n in ("markdown_cell", "code_cell", "output")
+    )
+    printed = output("stream", name="stdout", text=f"alpha 2.50\n{DESCRIBED}\n")
+    figure = output("display_data", {"image/png": DOT, "text/plain": "<Figure size 640x400>"})
+    panel = output("execute_result", {"image/png": DOT, "text/plain": "A panel: layer 'a'"})
+    solution = "# Solution 1.1 (click to open)\nnot_for_the_room()"
+    cells = [
+        text("# 00. A tail\n\n**It is heavy.** See [the next](01_esd.ipynb)."),
+        text("## Its exponent\n\n$$ \\alpha = 1 + n / \\sum_i \\ln \\lambda_i $$"),
+        code("fit_and_draw()", outputs=[printed, figure]),
+        code("panel", outputs=[panel]),
+        code(solution, metadata={"tags": ["solution"]}),
+        text("## For discussion\n\n1. Why?"),
+        text(ANSWER, metadata={"tags": ["teacher"]}),
+    ]
+    about = {"language_info": {"name": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=about)
+    nbformat.write(notebook, folder / f"{PLANTED}.ipynb")
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -31,7 +56,7 @@ def site(tmp_path_factory):
         shutil.copy(ROOT / name, home)
     source = home / "notebooks"
     shutil.copytree(ROOT / "notebooks", source, ignore=shutil.ignore_patterns("src", ".*"))
-    write_tutorial(source, PLANTED)
+    write_tutorial(source)
     options = ["-q", "-W", "--keep-going", "-E", "-d", home / "doctrees", "-c", source / "site"]
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", *map(str, options), str(source), str(home / "html")],
@@ -120,7 +145,7 @@ def test_notebooks_can_be_had(site, pages):
 def test_nothing_is_asked_of_another_place(page):
     for name in ("index", "01_esd", "04_swa", "search"):
         page.goto(f"{page.home}/{name}.html")
-        page.wait_for_timeout(1500)  # for what scripts ask once they run
+        page.wait_for_load_state("networkidle")
     assert page.asked == []
     assert not page.problems
 

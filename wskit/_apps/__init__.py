@@ -1,4 +1,4 @@
-"""``wskit app``: a panel as a page of its own, by Voila, on this machine alone.
+"""``wskit app``: a panel as a page of its own, served by Voila to this machine alone.
 
 The pages are ``pages/*.md``: what one sees, and the code. The code runs when the page is opened, in
 a kernel that ends with it.
@@ -6,59 +6,57 @@ a kernel that ends with it.
 
 from __future__ import annotations
 
-import argparse
 import json
-import socket
+import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from wskit._apps._notebook import notebook
 from wskit.errors import WskitError
 
-TAKES = {"esd": "a checkpoint", "zoo": "a zoo's folder"}
+APPS = ("esd", "zoo", "regions", "swa", "soups")
+_TAKES = {"esd": "a checkpoint", "zoo": "a zoo's folder"}
+_PAGES = Path(__file__).with_name("pages")
+_CODE = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+_SOURCE = "SOURCE"  # stands in the code for the user's own file
 
 
-def run(options: argparse.Namespace) -> int:
+def serve_app(
+    name: str, source: str | None = None, *, port: int | None = None, browser: bool = True
+) -> None:
     """Serve a page until it is interrupted."""
-    source = _found(options.name, options.source) if options.source is not None else None
-    if options.port is not None:
-        _check_port(options.port)
+    if source is not None and name not in _TAKES:
+        takers = " and ".join(f"{app} takes {what}" for app, what in _TAKES.items())
+        raise WskitError(f"the app {name} takes no file, got {source!r}; {takers}")
+    if source is not None and Path(source).exists():
+        source = str(Path(source).resolve())  # else a name of the data, or on the hub
     try:
         from wskit._apps._server import serve
     except ImportError as error:
         raise WskitError(
             f"expected Voila, which is not installed ({error}): pip install 'wskit[app]'"
         ) from error
-    page = notebook(options.name, source)
+    page = make_page(name, source)
     with tempfile.TemporaryDirectory(prefix="wskit-app-") as folder:
-        path = Path(folder, f"{options.name}.ipynb")
+        path = Path(folder, f"{name}.ipynb")
         path.write_text(json.dumps(page), encoding="utf-8")
-        title = page["metadata"]["title"]
-        serve(path, title=title, port=options.port, browser=not options.no_browser)
-    return 0
+        serve(path, title=page["metadata"]["title"], port=port, browser=browser)
 
 
-def _found(name: str, source: Path) -> str:
-    """Return the absolute path of the user's own file or folder."""
-    if name not in TAKES:
-        takers = " and ".join(f"{app} takes {what}" for app, what in TAKES.items())
-        raise WskitError(f"the app {name} takes no file, got {str(source)!r}; {takers}")
-    if not source.exists():
-        raise WskitError(
-            f"the app {name} takes {TAKES[name]}, and there is nothing at {str(source)!r}; "
-            "check the path"
-        )
-    return str(source.resolve())
-
-
-def _check_port(port: int) -> None:
-    if not 1 <= port <= 65535:
-        raise WskitError(f"--port takes a number from 1 to 65535, got {port}")
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-    except OSError as error:
-        raise WskitError(
-            f"port {port} cannot be used ({error.strerror}); choose another, or leave out --port"
-        ) from error
+def make_page(name: str, source: str | None = None) -> dict[str, Any]:
+    """Return the notebook of the page `name`, or of the one for the user's own `source`."""
+    text = (_PAGES / (f"{name}.md" if source is None else f"{name}_own.md")).read_text("utf-8")
+    cells = []
+    for place, part in enumerate(_CODE.split(text)):
+        cell: dict[str, Any] = {"id": f"cell-{place}", "metadata": {}, "source": part.strip()}
+        if place % 2 == 0:  # what is between two pieces of code
+            cell["cell_type"] = "markdown"
+        else:
+            cell |= {"cell_type": "code", "execution_count": None, "outputs": []}
+            cell["source"] = cell["source"].replace(_SOURCE, repr(source))
+        if part.strip():
+            cells.append(cell)
+    title = cells[0]["source"].splitlines()[0].removeprefix("# ")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"title": title, "kernelspec": kernel}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}

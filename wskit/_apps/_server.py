@@ -1,4 +1,4 @@
-"""Voila, with one page and nothing else."""
+"""Voila for one page: by its own options, and what its token and this machine need."""
 
 import html
 import secrets
@@ -7,19 +7,14 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from jupyter_core.utils import run_sync
-from jupyter_server.auth.identity import IdentityProvider
 from tornado.ioloop import IOLoop
 from tornado.web import HTTPError
 from traitlets import Bool, Unicode
 from traitlets.config import Config
 from voila.app import Voila
 from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
-from voila.static_file_handler import AllowListFileHandler
-from voila.tornado.handler import TornadoVoilaHandler
 
 _TEMPLATE = Path(__file__).with_name("template")
-_HOST = "127.0.0.1"
 # What a page of ours needs of all that is installed for JupyterLab.
 _EXTENSIONS = [
     "@jupyter-widgets/jupyterlab-manager",
@@ -29,25 +24,8 @@ _EXTENSIONS = [
 # A browser asks nobody else, whatever the page says.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' data: blob:; "
-    "object-src 'none'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+    "object-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-
-
-class _TokenOnly(IdentityProvider):
-    """The token is in the address; there is no page to log in."""
-
-    def get_handlers(self) -> list[Any]:
-        return []
-
-
-class _Page(TornadoVoilaHandler):
-    """The page: 403 without its token, 404 at every other address."""
-
-    def get_login_url(self) -> str:
-        raise HTTPError(403)
-
-    def redirect_to_file(self, path: str) -> None:
-        raise HTTPError(404)
 
 
 class _Shutdown(VoilaShutdownKernelHandler):
@@ -58,11 +36,8 @@ class _Shutdown(VoilaShutdownKernelHandler):
             raise HTTPError(403)
 
 
-_OURS = {TornadoVoilaHandler: _Page, VoilaShutdownKernelHandler: _Shutdown}
-
-
 class _Server(Voila):
-    """Voila for one notebook."""
+    """Voila, which says its token and ends on Ctrl-C."""
 
     page_title = Unicode()
     with_browser = Bool(True)
@@ -73,9 +48,8 @@ class _Server(Voila):
 
     def init_handlers(self) -> list[Any]:
         return [
-            (pattern, _OURS.get(handler, handler), *rest)
+            (pattern, _Shutdown if handler is VoilaShutdownKernelHandler else handler, *rest)
             for pattern, handler, *rest in super().init_handlers()
-            if handler is not AllowListFileHandler  # files beside the notebook
         ]
 
     def listen(self) -> None:
@@ -84,9 +58,6 @@ class _Server(Voila):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._handle_signal_stop)
         super().listen()
-
-    def stop(self) -> None:
-        run_sync(self.kernel_manager.shutdown_all)(now=True)
 
     def launch_browser(self) -> None:
         """Say where the page is, and open it; called once the port is taken."""
@@ -110,9 +81,8 @@ def serve(notebook: Path, *, title: str, port: int | None, browser: bool) -> Non
     port, it is Voila's own, or another that is free.
     """
     voila = {
-        "ip": _HOST,
+        "ip": "127.0.0.1",
         "token": secrets.token_hex(24),
-        "identity_provider_class": _TokenOnly,
         "root_dir": str(notebook.parent),
         "connection_dir_root": str(notebook.parent),
         "config_file_paths": [],
@@ -133,11 +103,8 @@ def serve(notebook: Path, *, title: str, port: int | None, browser: bool) -> Non
         "extension_denylist": [],
         "show_tracebacks": True,  # of which the template shows the sentence at the end
     }
-    kernels = {
-        "root_dir": str(Path.cwd()),
-        "cull_idle_timeout": 300,  # of a page that was closed without a word; others end at once
-        "cull_interval": 60,
-    }
+    # Of a page that was closed without a word; others end at once.
+    kernels = {"root_dir": str(Path.cwd()), "cull_idle_timeout": 300, "cull_interval": 60}
     parts = {
         "Voila": voila,
         "VoilaConfiguration": rendering,
