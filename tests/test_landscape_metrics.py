@@ -206,13 +206,17 @@ def test_an_unknown_activation_is_refused(without_type_checks):
         zoo_metrics(SmallCNN(n_classes=4), x, y, activation="selu")
 
 
-def test_a_zoo_is_evaluated_in_float32_and_checked():
+def test_a_zoo_is_evaluated_in_its_own_precision_and_checked():
     x, y = data()
     net = SmallCNN(n_classes=4, width=6)
     weights = stacked([net.module(), net.module()])
     found = zoo_metrics(net, x.double(), y)(weights)["loss"]
-    doubled = zoo_metrics(net, x, y)({k: t.double() for k, t in weights.items()})["loss"]
-    np.testing.assert_array_equal(found, doubled)
+    np.testing.assert_array_equal(zoo_metrics(net, x, y)(weights)["loss"], found)
+    wide = {k: t.double() for k, t in weights.items()}
+    module = net.module().double()
+    expected = module_metrics(module, x.double(), y)(wide)["loss"]
+    np.testing.assert_allclose(zoo_metrics(net, x, y)(wide)["loss"], expected, rtol=1e-12)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     with pytest.raises(ZooError, match="needs images of shape"):
         zoo_metrics(net, x[:, 0], y)
     with pytest.raises(LandscapeError, match=r"lack the module's tensor 'fc\.bias'"):

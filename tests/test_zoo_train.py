@@ -117,18 +117,24 @@ def test_networks_have_the_parameters_that_they_say():
     assert [part.p for part in module.modules() if isinstance(part, nn.Dropout)] == [0.3] * 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("model", [SmallCNN(), MLP()], ids=["cnn", "mlp"])
-def test_each_model_is_what_torch_makes_of_it_alone(model):
-    zoo = train_zoo(model, DATA, GRID, seeds=range(10, 22))
-    start = train_zoo(model, DATA, GRID.assign(epochs=0), seeds=range(10, 22))
+def test_each_model_is_what_torch_makes_of_it_alone(model, dtype):
+    images = {name: getattr(DATA, name).to(dtype) for name in ("train_x", "test_x")}
+    data = SimpleNamespace(**vars(DATA) | images)
+    zoo = train_zoo(model, data, GRID, seeds=range(10, 22))
+    start = train_zoo(model, data, GRID.assign(epochs=0), seeds=range(10, 22))
     assert zoo.records.run.tolist() == list(range(12))
+    tolerance = {torch.float32: 2e-5, torch.float64: 1e-12}[dtype]
     for i, row in enumerate(zoo.records.itertuples()):
-        module = model.module(row.activation)
+        module = model.module(row.activation).to(dtype)
         module.load_state_dict(start.model(i))
-        train_alone(module, row)
-        assert_same_weights(zoo.model(i), module.state_dict())
-        x, y = DATA.train_x[(own := subset_of(row, 100)[1])], DATA.train_y[own]
-        for images, labels, part in ((x, y, "train"), (DATA.test_x, DATA.test_y, "test")):
+        train_alone(module, row, data)
+        assert_same_weights(zoo.model(i), module.state_dict(), tolerance)
+        logits = outputs(model, zoo.select([i]).weights, data.test_x, activation=row.activation)
+        torch.testing.assert_close(logits[0], module(data.test_x), rtol=0, atol=10 * tolerance)
+        x, y = data.train_x[(own := subset_of(row, 100)[1])], data.train_y[own]
+        for images, labels, part in ((x, y, "train"), (data.test_x, data.test_y, "test")):
             logits = module(images)
             loss = functional.cross_entropy(logits, labels).item()
             assert getattr(row, f"{part}_loss") == pytest.approx(loss, rel=1e-4)
@@ -157,7 +163,7 @@ def test_a_model_does_not_depend_on_its_block(model):
 
 def test_dropout_takes_its_share_at_random():
     rates = np.array([0.0, 0.3, 0.7])
-    masks = _Masks(np.array([1, 2, 3]), rates, 2, "cpu")
+    masks = _Masks(np.array([1, 2, 3]), rates, 2, torch.empty(0))
     keys = masks.keys(range(40, 44))
     shape = (50, 41, 7)
     drawn = torch.stack(
@@ -180,7 +186,7 @@ def test_dropout_takes_its_share_at_random():
     for shift in (1, 2, 7, 41 * 7, n // 2):
         assert ((noise * noise.roll(shift, 1)).mean(1)).abs().max() < 5 / np.sqrt(n)
     # Nor does a mask depend on the block, or on when its update's chunk began.
-    alone = _Masks(np.array([3]), rates[2:], 2, "cpu")
+    alone = _Masks(np.array([3]), rates[2:], 2, torch.empty(0))
     assert torch.equal(alone.at(alone.keys(range(43, 44))[0])(1, shape)[0], drawn[3, 1, 2])
 
 

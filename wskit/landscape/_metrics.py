@@ -85,7 +85,7 @@ def zoo_metrics(
     Returns
     -------
     Evaluation
-        Computes where the weights are, in float32.
+        Computes where the weights are, in float32, or in float64 where they are.
 
     Raises
     ------
@@ -111,8 +111,8 @@ def zoo_metrics(
 
     def evaluate(stacked: Mapping[str, Tensor]) -> Mapping[str, Any]:
         count_points(stacked)
-        on_cpu = next(iter(stacked.values())).device.type == "cpu"
-        if looped is not None and on_cpu:
+        first = next(iter(stacked.values()))
+        if looped is not None and first.device.type == "cpu" and first.dtype != torch.float64:
             return looped({name: stack.float() for name, stack in stacked.items()})
         logits = outputs(model, stacked, x, activation=activation)
         return dict(torch.vmap(metrics, (0, None))(logits, y.to(logits.device)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -71,12 +71,13 @@ class _Masks:
     is a multiple of 2^-16.
     """
 
-    def __init__(self, seeds: np.ndarray, rates: np.ndarray, n_layers: int, device: Any) -> None:
+    def __init__(self, seeds: np.ndarray, rates: np.ndarray, n_layers: int, like: Tensor) -> None:
+        device = like.device
         self._seeds, self._n_layers, self._device = seeds.astype(np.uint64), n_layers, device
         dropped = np.rint(rates * 2 * _HALF).clip(0, 2 * _HALF - 1)
         self._threshold = torch.as_tensor(dropped - _HALF, dtype=torch.int16, device=device)
         scale = 2 * _HALF / (2 * _HALF - dropped)
-        self._scale = torch.as_tensor(scale, dtype=torch.float32, device=device)
+        self._scale = torch.as_tensor(scale, dtype=like.dtype, device=device)
         self._counters: dict[int, Tensor] = {}
 
     def keys(self, updates: range) -> Tensor:
@@ -99,7 +100,7 @@ class _Masks:
             models = len(keys)
             kept = bits.view(torch.int16)[:, :n] >= self._threshold[:models, None]
             # Faster by far than torch.where, whose other side would be broadcast.
-            scale = kept.to(torch.float32).mul_(self._scale[:models, None])
+            scale = kept.to(self._scale.dtype).mul_(self._scale[:models, None])
             return scale.unflatten(1, shape)
 
         return dropout
@@ -122,20 +123,20 @@ def _splitmix(z: np.ndarray) -> np.ndarray:
 class _Optimizer:
     """torch.optim's SGD, Adam and RMSprop on rows of a buffer, with a learning rate a row."""
 
-    def __init__(self, rows: pd.DataFrame, layout: Layout, device: Any) -> None:
+    def __init__(self, rows: pd.DataFrame, layout: Layout, like: Tensor) -> None:
         def column(name: str) -> Tensor:
             values = rows[name].to_numpy(copy=True)
-            return torch.as_tensor(values, dtype=torch.float32, device=device)[:, None]
+            return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
         self._name = rows.optimizer.iloc[0]
         self._lr, self._momentum = column("learning_rate"), column("momentum")
         self._decay = None
         if (rows.weight_decay > 0).any():
-            self._decay = column("weight_decay") * layout.is_kernel().to(device)
+            self._decay = column("weight_decay") * layout.is_kernel().to(like)
         shape = (len(rows), layout.n_parameters)
         self._has_momentum = bool((rows.momentum > 0).any())
         needed = {"sgd": 0, "adam": 2, "rmsprop": 1}[self._name] + self._has_momentum
-        self._state = [torch.zeros(shape, device=device) for _ in range(needed)]
+        self._state = [like.new_zeros(shape) for _ in range(needed)]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, w: Tensor, grad: Tensor, update: int) -> None:
@@ -184,7 +185,6 @@ def train_block(
     Zoo
         A row for each state that is kept, by model and epoch.
     """
-    device = images.train[0].device
     layout = Layout(network.shapes)
     n_images, batch_size = len(images.train[0]), int(rows.batch_size.iloc[0])
     activation: Any = "relu" if isinstance(network, OwnModule) else rows.activation.iloc[0]
@@ -204,26 +204,27 @@ def train_block(
     total = np.zeros(len(rows), dtype=int)
     np.maximum.at(total, model, when)
 
-    flat = initial_weights(network, layout, rows).to(device)
-    states = torch.empty(len(kept), layout.n_parameters, device=device)
+    x, y = images.train
+    flat = initial_weights(network, layout, rows, x.dtype).to(x.device)
+    states = x.new_empty(len(kept), layout.n_parameters)
 
     def keep(update: int) -> None:
         due = np.flatnonzero(when == update)
         if due.size:
             states[due] = flat[model[due]]
 
-    optimizer = _Optimizer(rows, layout, device)
+    optimizer = _Optimizer(rows, layout, x)
     masks = None
     if "dropout" in rows and (rows.dropout > 0).any() and not isinstance(network, OwnModule):
-        shape = tuple(images.train[0].shape[1:])
+        shape = tuple(x.shape[1:])
         n_layers = len(network.sites(batch_size, shape))
-        masks = _Masks(rows.seed.to_numpy(), rows.dropout.to_numpy(), n_layers, device)
+        masks = _Masks(rows.seed.to_numpy(), rows.dropout.to_numpy(), n_layers, x)
     keep(0)
     for start in range(0, total[0], _UPDATES_AT_ONCE):
         updates = range(start, min(start + _UPDATES_AT_ONCE, total[0]))
         drawn = [order.take(len(updates) * batch_size) for order in orders[: (total > start).sum()]]
         index = np.stack(drawn).reshape(len(drawn), len(updates), batch_size).swapaxes(0, 1)
-        batches = torch.as_tensor(np.ascontiguousarray(index), device=device)
+        batches = torch.as_tensor(np.ascontiguousarray(index), device=x.device)
         keys = None if masks is None else masks.keys(updates)
         for place, update in enumerate(updates):
             active = int((total > update).sum())  # the first: the others have finished
@@ -233,8 +234,8 @@ def train_block(
                 dropout = masks.at(keys[place, :active])
             with torch.enable_grad():
                 leaf = flat[:active].detach().requires_grad_()
-                logits = forward(layout.views(leaf), images.train[0][at], dropout)
-                labels = images.train[1][at]
+                logits = forward(layout.views(leaf), x[at], dropout)
+                labels = y[at]
                 # Classes before images, in which log_softmax is three times as fast.
                 loss = functional.cross_entropy(logits.mT, labels, reduction="sum")
                 (grad,) = torch.autograd.grad(loss / batch_size, leaf)
@@ -271,15 +272,15 @@ def _records(
 
 
 def initial_weights(
-    network: Network, layout: Layout, rows: pd.DataFrame
-) -> Float32[Tensor, "models parameters"]:
+    network: Network, layout: Layout, rows: pd.DataFrame, dtype: torch.dtype
+) -> Float[Tensor, "models parameters"]:
     """Draw each model's weights from a generator of its own, on the CPU; biases are 0.
 
     The normal laws are torch's: their standard deviation is sqrt(2/(fan_in + fan_out)) for
     "glorot_normal", sqrt(2/fan_in) for "he_normal" and `init_std` for "normal"; for
     "truncated_normal" it is `init_std` before it is cut at twice that.
     """
-    flat = torch.zeros(len(rows), layout.n_parameters)
+    flat = torch.zeros(len(rows), layout.n_parameters, dtype=dtype)
     stacks = layout.views(flat)
     columns = zip(rows.seed, rows.init, rows.init_std, strict=True)
     for i, (seed, init, std) in enumerate(columns):

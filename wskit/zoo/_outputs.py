@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -102,13 +102,18 @@ def images_at_once(models: int, x: Tensor) -> int:
     return max(8, min(more * _IMAGES_AT_ONCE, room))
 
 
+def widen(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or as it is if it is float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def outputs(
     model: Model,
     weights: Mapping[str, Tensor],
     x: Float[Tensor, "images ..."],
     *,
     activation: Activation | Sequence[str] | np.ndarray | pd.Series = "relu",
-) -> Float32[Tensor, "models images classes"]:
+) -> Float[Tensor, "models images classes"]:
     """Logits of many models on the same images, without dropout.
 
     Parameters
@@ -125,7 +130,7 @@ def outputs(
     Returns
     -------
     Tensor of shape (models, images, classes)
-        float32, on the device of the weights.
+        float32, or float64 where the weights are, on the device of the weights.
 
     Raises
     ------
@@ -175,9 +180,9 @@ def outputs(
         forward = forward_of(network, form, name)
         own = torch.as_tensor(np.flatnonzero(found_names == name))
         for rows in own.split(models_at_once(weights[first].device)):
-            stacks = {key: weights[key][rows].float() for key in network.shapes}
+            stacks = {key: widen(weights[key][rows]) for key in network.shapes}
             parts.append((rows, _logits(forward, stacks, x)))
-    result = torch.empty(n_models, *parts[0][1].shape[1:], device=parts[0][1].device)
+    result = parts[0][1].new_empty(n_models, *parts[0][1].shape[1:])
     for rows, logits in parts:
         result[rows.to(result.device)] = logits
     return result
@@ -186,7 +191,7 @@ def outputs(
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def _logits(forward: Forward, stacks: Mapping[str, Tensor], x: Tensor) -> Tensor:
     first = next(iter(stacks.values()))
-    images = x.to(first.device, torch.float32)
+    images = x.to(first)
     step = images_at_once(len(first), images)
     parts = [
         forward(stacks, part.expand(len(first), *part.shape), None) for part in images.split(step)
@@ -198,7 +203,7 @@ def _logits(forward: Forward, stacks: Mapping[str, Tensor], x: Tensor) -> Tensor
 def scores(
     forward: Forward,
     layout: Layout,
-    flat: Float32[Tensor, "models parameters"],
+    flat: Float[Tensor, "models parameters"],
     images: tuple[Tensor, Tensor],
     subsets: Sequence[np.ndarray],
 ) -> Float[np.ndarray, "models 2"]:
@@ -222,7 +227,7 @@ def scores(
             logits = forward(weights, x[at.clamp(min=0)], None)
             labels = y[at.clamp(min=0)]
             loss = functional.cross_entropy(logits.mT, labels, reduction="none")
-            found = torch.stack([loss, (logits.mT.argmax(1) == labels).float()], 2)
+            found = torch.stack([loss, (logits.mT.argmax(1) == labels).to(loss)], 2)
             totals[where] += torch.where((at >= 0)[:, :, None], found, 0).sum(
                 1, dtype=torch.float64
             )

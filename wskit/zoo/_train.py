@@ -23,6 +23,7 @@ from wskit.errors import ZooError
 from wskit.zoo._architectures import Form, Model, Network, OwnModule, network_of
 from wskit.zoo._block import Images, n_train, n_updates, train_block
 from wskit.zoo._hyperparameters import complete
+from wskit.zoo._outputs import widen
 from wskit.zoo._save import RECORDS, read_saved, write_zoo, writing
 from wskit.zoo._zoo import Zoo
 
@@ -85,7 +86,7 @@ def train_zoo(
     folder: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Zoo:
-    r"""Train many small models of one architecture on one data set, in float32.
+    r"""Train many small models of one architecture on one data set.
 
     Each model depends on its own seed and row only, and not on what it is trained with. Its
     weights are drawn by its own generator on the CPU; its part of the training images and their
@@ -101,6 +102,8 @@ def train_zoo(
         BatchNorm, no dropout and no buffers, as these cannot be kept for each model of a block.
     data : object with tensors train_x, train_y, test_x, test_y
         Such as ``wskit.data.load_dataset("digits")``. Images (n, ...), labels integers from 0.
+        The models are trained in float32, or in float64 where `train_x` is: slower, and the same
+        on every processor to many more digits.
     hyperparameters : DataFrame of a row a model
         With any of these columns; what is missing has the default in brackets. `optimizer`
         ("adam"; "sgd", "rmsprop"), `learning_rate` (0.01), `momentum` (0; of SGD and RMSprop),
@@ -304,11 +307,14 @@ def _images(data: TrainingData, network: Network, device: torch.device | str | N
             )
         if not x.isfinite().all():
             raise ZooError(f"data.{part}_x holds NaN or inf; leave those images out.")
-        parts.append((x.detach().to(where, torch.float32), y.detach().to(where, torch.int64)))
+        dtype = widen(data.train_x[:0]).dtype
+        parts.append((x.detach().to(where, dtype), y.detach().to(where, torch.int64)))
     x = parts[0][0]
     if isinstance(network, OwnModule):
         with torch.no_grad():
-            first = {name: torch.zeros(shape) for name, shape in network.shapes.items()}
+            first = {
+                name: torch.zeros(shape, dtype=x.dtype) for name, shape in network.shapes.items()
+            }
             logits = network.single(first, x[:2].cpu())
         if logits.ndim != 2 or len(logits) != len(x[:2]):
             raise ZooError(
@@ -335,7 +341,7 @@ def _assemble(blocks: list[Zoo]) -> Zoo:
     place = torch.empty(len(order), dtype=torch.long)
     place[torch.as_tensor(order)] = torch.arange(len(order))
     first = blocks[0].weights
-    weights = {name: torch.empty(len(order), *stack.shape[1:]) for name, stack in first.items()}
+    weights = {name: stack.new_empty(len(order), *stack.shape[1:]) for name, stack in first.items()}
     start = 0
     while blocks:
         zoo = blocks.pop(0)
