@@ -5,7 +5,9 @@
 ``src/NN_name.py`` (py:percent, with the tags of `wskit.course.TAGS`, say
 ``# %% tags=["solution"]``) becomes ``NN_name.ipynb``: run top to bottom in a new kernel, outputs
 kept, and everything dropped that would differ in a rebuild on the same machine or that only a
-running kernel could show. A NAME is the whole of a name or its beginning (``01``). With
+running kernel could show. ``# %% tolerance=0.2`` tells the tests by how much its numbers may differ
+on another processor, where 0.1 % is not enough. A NAME is the whole of a name or its beginning
+(``01``). With
 ``--check`` nothing is run: the cells of each source and notebook must be the same. With ``--text``
 nothing is run either: prose, tags and order of markdown are taken over, outputs stay, and a
 notebook whose code has changed is refused. With ``--time`` the seconds that each took and the
@@ -102,7 +104,7 @@ def read_source(path: Path) -> Any:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for number, cell in enumerate(notebook.cells):
         _check_tags(cell, f"{path.name}, cell {number}")
-        for key in cell.metadata.keys() - {"tags"}:
+        for key in cell.metadata.keys() - {"tags", "tolerance"}:
             del cell.metadata[key]  # jupytext's notes on blank lines
         if cell.cell_type == "code" and {"solution", "hide-input"} & _tags(cell):
             cell.metadata["jupyter"] = {"source_hidden": True}
@@ -246,6 +248,9 @@ def _check_tags(cell: Any, where: str) -> None:
         raise BuildError(
             f"{where}: unknown tag {', '.join(sorted(unknown))}; there are {', '.join(TAGS)}"
         )
+    tolerance = cell.metadata.get("tolerance", 1.0)
+    if type(tolerance) not in (int, float) or not tolerance > 0:
+        raise BuildError(f"{where}: a tolerance is a number above 0, got {tolerance!r}")
     if "NBVAL_" in cell.source:
         raise BuildError(f"{where}: use a tag instead of an NBVAL_ comment")
     if "solution" not in _tags(cell):

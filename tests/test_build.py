@@ -97,6 +97,8 @@ def test_an_id_follows_the_content_of_its_cell() -> None:
         ('# %% [markdown] tags=["solution"]\n# Use logs.', r"begins <details><summary>Solution"),
         ('# %% tags=["hide-input"]\nx = 1', r"a folded cell begins with a comment"),
         ("# %%\n# NBVAL_SKIP\nx = 1", r"use a tag instead of an NBVAL_ comment"),
+        ("# %% tolerance=0\nx = 1", r"cell 0: a tolerance is a number above 0, got 0"),
+        ('# %% tolerance="0.2"\nx = 1', r"a tolerance is a number above 0, got '0.2'"),
     ],
 )
 def test_sources_that_are_refused(tmp_path: Path, source: str, message: str) -> None:
@@ -126,6 +128,12 @@ def test_outputs_that_are_refused(output: Any, message: str) -> None:
     notebook = new_notebook(cells=[new_code_cell("x", outputs=[output])])
     with pytest.raises(build.BuildError, match=message):
         build._normalise(notebook, "bad.py")
+
+
+def test_a_tolerance_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text('# %% tags=["setup"] tolerance=0.2\nx = 1', encoding="utf-8")
+    (cell,) = build.read_source(tmp_path / "x.py").cells
+    assert cell.metadata == {"tags": ["setup"], "tolerance": 0.2}
 
 
 def test_urls_and_encoded_data_are_no_paths() -> None:

@@ -45,8 +45,7 @@ TAGS: Mapping[str, str] = MappingProxyType(
         "solution": "folded in the tutorial, not in the students' copies",
         "teacher": "notes for whoever gives the course, not in the students' copies",
         "hide-input": "folded: only the first line of the code shows",
-        "approximate": "its numbers are another sample on another processor: compared loosely",
-        "nbval-ignore-output": "run by the tests, but its output may differ",
+        "nbval-ignore-output": "run by the tests, but not compared: it shows times, or a download",
         "claims": "what the paper claims beside what the page saw; gathered into the first page",
     }
 )

@@ -50,6 +50,8 @@ N_MODELS, N_UPDATES = 256, 120  # the size knobs: more models, better predictors
 
 # %%
 digits = data.load_dataset("digits", validation_fraction=0.1, test_fraction=0.4, seed=0)
+# In float64, every processor comes to the same numbers.
+digits = replace(digits, train_x=digits.train_x.double(), test_x=digits.test_x.double())
 table = zoo.sample_hyperparameters(N_MODELS, rng=0)
 table["epochs"] = N_UPDATES * 64 / (len(digits.train_x) * table.train_fraction)
 print(digits)
@@ -72,7 +74,7 @@ print("equal:", torch.allclose(one_by_one, together, atol=1e-5))
 # `train_zoo` does this for whole blocks of networks. Each has a seed of its own and comes out as
 # if it had been trained alone. `keep_epochs=(0,)` keeps the untrained state as well.
 
-# %% tags=["approximate"]
+# %%
 cnn, folder = zoo.SmallCNN(), data.cache_folder() / "zoo-digits"
 states = zoo.train_zoo(cnn, digits, table, keep_epochs=(0,), folder=folder)
 states = states.select(states.records.groupby("run").status.transform("last") == "trained")
@@ -87,7 +89,7 @@ print("test accuracy, quantiles 5, 25, 50, 75, 95:", np.quantile(y, [0.05, 0.25,
 # A few hundred networks, their hyper-parameters drawn at random. Some end as good networks, some never leave
 # the level of chance; this is meant: a predictor needs both.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fig, axs = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
 sns.histplot(y=y, bins=20, color=plots.PALETTE["data"], ax=axs[0])
 look = {"hue": "optimizer", "alpha": 0.7}
@@ -153,7 +155,7 @@ def score(name, X, estimator=None, y=y, groups=runs, above=None):
     return pd.Series(numbers, name=name)
 
 
-# %% tags=["approximate"]
+# %%
 ranks = preprocessing.QuantileTransformer(n_quantiles=100)
 estimators = {"logit-linear": pipeline.make_pipeline(ranks, predictors.LogitLinearRegressor())}
 trees = predictors.boosted_trees(random_state=0).set_params(max_iter=200, learning_rate=0.1)
@@ -172,7 +174,7 @@ print(base.round(2).to_string())
 # The held-out networks, each predicted by trees that have not seen it; over them, the mean of the
 # true accuracy in eight bins of the predicted one.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 found = predictors.evaluate(trees, statistics, y, runs, rng=0).predictions
 calibration = predictors.calibration(found.y, found.predicted, n_bins=8)
 ax = plots.plot_predictions(found, calibration=calibration)
@@ -184,11 +186,11 @@ print(plots.describe(ax))
 # All columns of one layer are shuffled together among the held-out networks. How much worse does
 # the prediction become?
 
-# %% tags=["approximate"]
+# %%
 importance = predictors.importance_by_layer(trees, statistics, y, runs, rng=0)
 print(importance.round(2).to_string(index=False))
 
-# %% tags=["nbval-ignore-output"]
+# %%
 ax = plots.plot_importance(importance)
 print(plots.describe(ax))
 
@@ -215,7 +217,7 @@ unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 chance = np.abs((unit[0::2] * unit[1::2]).sum(axis=1)).mean()
 print(f"chance at d = 16: drawn {chance:.2f}, formula {features.correlation_chance(16):.2f}")
 
-# %% tags=["approximate"]
+# %%
 flat = torch.cat([stack.flatten(1) for stack in trained.weights.values()], dim=1).numpy()
 spectral = features.spectral_features(trained.weights)
 correlation = features.correlation_features(trained.weights)
@@ -231,7 +233,7 @@ print(pd.DataFrame(rows).round(2).to_string())
 # the mean correlation over the layers, or Hill's alpha, which tutorial 01 looked at? Over all
 # networks, and over the good ones only:
 
-# %% tags=["approximate"]
+# %%
 numbers = {"weight correlation": correlation.filter(like=".correlation").mean(axis=1)}
 numbers["alpha (Hill), conv2, conv3"] = spectral.filter(regex="conv[23].*hill").mean(axis=1)
 numbers["norm of the last layer"] = spectral["fc.weight.log_norm"]
@@ -250,7 +252,7 @@ print(pd.DataFrame({"tau, all": singles.corr("kendall").accuracy, "tau, over 0.8
 # hyper-parameters?** A learning rate that is too small gives a bad network, and one can know it
 # without looking at any weight. **Was it chance?** The accuracies in a random order.
 
-# %% tags=["approximate"]
+# %%
 names = ["learning_rate", "weight_decay", "dropout", "init_std", "train_fraction"]
 choices = pd.get_dummies(trained.records[["optimizer", "activation", "init"]])
 hyper = trained.records[names].join(choices).astype(float)
@@ -273,7 +275,7 @@ print(controls.round(2).to_string())
 # learned. Scored on the networks above an accuracy of 0.8 alone, and with the split done wrong, at
 # random over a table in which every network stands twice:
 
-# %% tags=["approximate"]
+# %%
 twice = pd.concat([statistics, statistics], ignore_index=True)
 leak = {"y": np.tile(y, 2), "groups": np.arange(2 * len(y))}
 rows = [score("all networks", statistics), score("above 0.8", statistics, above=0.8)]
@@ -288,7 +290,7 @@ print(split.filter(like="tau").round(2).to_string())
 # **Does it predict generalisation?** The gap between training and test accuracy, of the networks
 # that learned (above 0.8):
 
-# %% tags=["nbval-ignore-output"]
+# %%
 gap = (trained.records.train_accuracy - trained.records.test_accuracy).to_numpy()
 rows = [score("gap, all networks", statistics, y=gap)]
 rows.append(score("gap, above 0.8", statistics[y > 0.8], y=gap[y > 0.8], groups=runs[y > 0.8]))
@@ -304,7 +306,7 @@ print(pd.DataFrame(rows).round(2).to_string())
 # If there are images without labels, one can do better: pass 128 of them through each network, and
 # look at how sure its answers are and how they are spread over the classes.
 
-# %% tags=["approximate"]
+# %%
 images = digits.validation_x[:128]
 answers = zoo.outputs(cnn, trained.weights, images, activation=trained.records.activation)
 asked = features.output_statistics(answers)
@@ -321,19 +323,19 @@ print(pd.DataFrame(rows).filter(like="tau").round(2).to_string())
 # %%
 noise = torch.Generator().manual_seed(1)
 clean = {"train_x": digits.train_x, "test_x": digits.test_x}
-drawn = {key: torch.randn(x.shape, generator=noise) for key, x in clean.items()}
+drawn = {key: torch.randn(x.shape, generator=noise, dtype=x.dtype) for key, x in clean.items()}
 noisy = replace(digits, **{key: x + 0.4 * drawn[key] for key, x in clean.items()})
 half = table[: N_MODELS // 2]
 others = zoo.train_zoo(cnn, noisy, half, seeds=1000 + half.index, folder=folder)
 
-# %% tags=["approximate"]
+# %%
 others = others.select(others.records.status == "trained")
 other = features.weight_statistics(others.weights), others.records.test_accuracy
 zoos = {"digits": (statistics, y, runs), "noisy": (*other, 10_000 + others.records.run)}
 matrix = predictors.transfer(trees, zoos, rng=0)
 print(matrix.round(2).to_string())
 
-# %% tags=["nbval-ignore-output"]
+# %%
 ax = plots.plot_transfer(matrix)
 print(plots.describe(ax))
 
@@ -347,12 +349,12 @@ print(plots.describe(ax))
 #
 # The same trees, fitted to fewer networks, and scored on the same held-out ones.
 
-# %% tags=["approximate"]
+# %%
 sizes = [size for size in (24, 48, 96, 192, 384, 768) if size <= 0.75 * len(y)]
 curve = predictors.learning_curve(trees, statistics, y, runs, sizes, rng=0)
 print(curve.round(2).to_string(index=False))
 
-# %% tags=["nbval-ignore-output"]
+# %%
 ax = plots.plot_learning_curve(curve)
 print(plots.describe(ax))
 
@@ -362,7 +364,7 @@ print(plots.describe(ax))
 # Choose features, colours and a model; look at its weights, its spectrum, and what is predicted for
 # it. Find a network that is predicted far too good, and say what is odd about it.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 explorer = widgets.ZooExplorer(trained, network=cnn, data=digits)
 explorer
 
@@ -378,7 +380,7 @@ print(explorer.code())
 # The figures of Unterthiner et al. are those that its authors published with their code, of 15,000
 # networks for each data set, whose trees stop on the test set.
 
-# %% tags=["claims", "hide-input", "approximate"]
+# %% tags=["claims", "hide-input"]
 # The paper's claims beside ours (click to open the code)
 
 
@@ -566,7 +568,7 @@ print(exercises.check_tau_within(tau_within))
 # </details>
 
 
-# %% tags=["solution", "approximate"]
+# %% tags=["solution"]
 # Solution 2.3 (click to open)
 def tau_within(x, y, groups):
     i, j = np.triu_indices(len(x), k=1)
@@ -618,7 +620,7 @@ print(exercises.check_recalibrate(set_right, foreign, other[1]))
 # </details>
 
 
-# %% tags=["solution", "approximate"]
+# %% tags=["solution"]
 # Solution 2.4 (click to open)
 def set_right(predicted, few_predicted, few_true):
     slope, shift = np.polyfit(few_predicted, few_true, 1)
@@ -670,7 +672,7 @@ print(exercises.check_feature(design, trained))
 # </details>
 
 
-# %% tags=["solution", "approximate"]
+# %% tags=["solution"]
 # Solution 2.5 (click to open)
 def design(models):
     nonsense = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)).abs()

@@ -32,6 +32,7 @@ from wskit import course, data, exercises, geometry, landscape, plots, widgets, 
 
 plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
+torch.set_default_dtype(torch.float64)  # every processor then comes to the same numbers
 N_BASES, N_SEEDS = 5, 5  # the size knobs: networks to begin with, fine-tunes of each data set
 
 # %% [markdown]
@@ -50,6 +51,7 @@ N_BASES, N_SEEDS = 5, 5  # the size knobs: networks to begin with, fine-tunes of
 
 # %%
 digits = data.load_dataset("digits", seed=0)
+digits = replace(digits, train_x=digits.train_x.double(), test_x=digits.test_x.double())
 TASKS = {"digit": [], "odd": [1, 3, 5, 7, 9], "at least 5": [5, 6, 7, 8, 9]}
 TASKS |= {"hole": [0, 6, 8, 9], "prime": [2, 3, 5, 7]}
 
@@ -57,7 +59,7 @@ TASKS |= {"hole": [0, 6, 8, 9], "prime": [2, 3, 5, 7]}
 # %%
 def turn(images, degrees):
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    grid = torch.tensor([[[c, -s, 0], [s, c, 0]]], dtype=torch.float32).expand(len(images), 2, 3)
+    grid = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]]).expand(len(images), 2, 3)
     grid = functional.affine_grid(grid, images.shape, align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
 
@@ -123,7 +125,7 @@ def fine_tune(base, shift=0.1, versions=4, images=None, n_updates=100):
     return zoo.concatenate(zoos)
 
 
-# %% tags=["approximate"]
+# %%
 bases = [pretrain(seed) for seed in range(N_BASES)]
 tuned = [fine_tune(base) for base in bases]
 records = pd.concat([models.records for models in tuned])
@@ -153,7 +155,7 @@ u, v = (torch.cat([(w[n] - bases[0][n]).flatten() for n in bases[0]]) for w in (
 by_hand = (u @ v / u.norm() / v.norm()).item()
 print("equal to the helper:", np.isclose(by_hand, distances[0].cosine()[0, 1], atol=1e-5))
 
-# %% tags=["approximate"]
+# %%
 task, version = (tuned[0].records[key].to_numpy() for key in ("task", "version"))
 same_task, same_version = task[:, None] == task, version[:, None] == version
 groups = {"same data set": same_task & same_version & ~np.eye(len(task), dtype=bool)}
@@ -189,12 +191,12 @@ def clusters(distance, kind):
     return rows
 
 
-# %% tags=["approximate"]
+# %%
 rows = [row for distance in distances for row in clusters(distance, "small")]
 recovered = pd.DataFrame(rows, columns=["shift", "truth", "method", "ARI"])
 print(recovered.groupby(["truth", "method"], sort=False).ARI.agg(["mean", "std"]).round(2))
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fig, axs = plt.subplots(1, 2, figsize=(10, 4.5))
 plots.plot_distance_matrix(distances[0].cosine(), groups=task, measure="cosine", ax=axs[0])
 seen = geometry.project_updates(distances[0])
@@ -229,9 +231,11 @@ def body(weights, images):
 def probe(part, images=slice(None)):
     def evaluate(weights):
         H, H_test = (body(weights, x) for x in (part.train_x[images], part.test_x))
-        Y, Y_test = (functional.one_hot(y, 10).float() for y in (part.train_y[images], part.test_y))
+        Y, Y_test = (
+            functional.one_hot(y, 10).double() for y in (part.train_y[images], part.test_y)
+        )
         outputs = H_test @ torch.linalg.solve(H.mT @ H + torch.eye(65), H.mT @ Y)
-        right = (outputs.argmax(-1) == part.test_y).float()
+        right = (outputs.argmax(-1) == part.test_y).double()
         loss = (outputs - Y_test).square().sum(-1)
         return {"loss": loss.mean(1), "accuracy": right.mean(1)}
 
@@ -250,7 +254,7 @@ evaluate, alphas = probe(dataset("hole", 0)), np.linspace(-2, 3, 26)
 paths = {name: landscape.loss_path(evaluate, a, end, alphas=alphas) for name, end in ends.items()}
 print({name: f"barrier {landscape.barrier(path):.2f}" for name, path in paths.items()})
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fig, ax = plt.subplots()
 for name, path in paths.items():
     plots.plot_loss_path(path, label=name, ax=ax)
@@ -277,7 +281,7 @@ def better(base, region, part):
     return {y: landscape.probability_of_better(loss["inside"], loss[y]) for y in rivals}
 
 
-# %% tags=["approximate"]
+# %%
 pairs = [(base, models, t) for base, models in zip(bases, tuned, strict=True) for t in TASKS]
 rows = [better(b, bodies(m, (task == t) & (version == 0)), dataset(t, 0)) for b, m, t in pairs]
 inside = pd.DataFrame(rows)
@@ -322,7 +326,7 @@ for base, models in zip(bases, tuned, strict=True):
         right = [probe(part, few[:20])(stack)["accuracy"] for few in draws]
         rows.append(dict(zip(names, torch.stack(right).mean(0).tolist(), strict=True)))
 
-# %% tags=["approximate"]
+# %%
 right = pd.DataFrame(rows)
 gain = right.drop(columns="base").sub(right.base, axis=0)
 print(f"Accuracy of the base {right.base.mean():.3f}; gains, and the share of data sets won:")
@@ -346,7 +350,7 @@ mlp, settings = zoo.MLP((64, 128, 128, 10)), {"learning_rate": 1e-3, "epochs": 1
 nets = zoo.train_zoo(mlp, digits, pd.DataFrame(settings, range(2 * N_BASES)))
 evaluate = landscape.zoo_metrics(mlp, digits.test_x, digits.test_y)
 
-# %% tags=["approximate"]
+# %%
 rows = []
 for i in range(N_BASES):
     a, b = nets.model(2 * i), nets.model(2 * i + 1)
@@ -358,7 +362,7 @@ columns = ["accuracy", "half-way", "half-way, matched", "barrier", "barrier, mat
 matching = pd.DataFrame(rows, columns=columns)
 print(matching.agg(["mean", "std"]).T.round(2).to_string())
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fig, ax = plt.subplots()
 for name, path in {"as trained": before, "neurons matched": after}.items():
     plots.plot_loss_path(path, label=name, unit="nats", ax=ax)
@@ -375,7 +379,7 @@ print(plots.describe(ax))
 # **Is it the task?** It was, because the versions were nearly the same. Now the same experiment with
 # versions turned by 0, 90, 180 and 270 degrees:
 
-# %% tags=["approximate"]
+# %%
 far = [fine_tune(base, shift=1.0) for base in bases]
 measured = [measure(base, models) for base, models in zip(bases, far, strict=True)]
 rows = [row for distance in measured for row in clusters(distance, "large")]
@@ -394,7 +398,7 @@ print(recovered.pivot_table(index="truth", columns=["method", "shift"], values="
 # **Is the inside better than the edge?** Not above. Now fine-tunes that overfit: 100 images only,
 # and three times as many updates.
 
-# %% tags=["approximate"]
+# %%
 over = [fine_tune(base, versions=1, images=100, n_updates=300) for base in bases]
 pairs = [(base, models, t) for base, models in zip(bases, over, strict=True) for t in TASKS]
 rows = [better(b, bodies(m, m.records.task == t), dataset(t, 0)) for b, m, t in pairs]
@@ -433,7 +437,7 @@ shown, hidden = on_all_tasks(0), on_all_tasks(1)
 names = [f"{t} {i % N_SEEDS}" for i, t in enumerate(task[version == 0])]
 places = pd.DataFrame(seen.coordinates - seen.base, columns=["x", "y"]).assign(task=task)
 
-# %% tags=["nbval-ignore-output"]
+# %%
 corners = dict(zip(names, bodies(tuned[0], version == 0), strict=True))
 explorer = widgets.RegionExplorer(
     corners, shown, base=bases[0], map=places[version == 0], unit="nats"
@@ -451,7 +455,7 @@ explorer
 # The figures of Gueta et al. are of RoBERTa and 36 sets of texts, as far as they could be had: the
 # accuracy of the clusters, not ARI.
 
-# %% tags=["claims", "hide-input", "approximate"]
+# %% tags=["claims", "hide-input"]
 # The paper's claims beside ours (click to open the code)
 
 
@@ -591,7 +595,7 @@ print(exercises.check_read_task(read_task, updates, task, version))
 # </details>
 
 
-# %% tags=["solution", "approximate"]
+# %% tags=["solution"]
 # Solution 3.2 (click to open)
 def read_task(update, others, tasks):
     means = {name: others[tasks == name].mean(axis=0) for name in np.unique(tasks)}
@@ -738,7 +742,7 @@ print(exercises.check_place(place, regions, hidden))
 # </details>
 
 
-# %% tags=["solution", "approximate"]
+# %% tags=["solution"]
 # Solution 3.5 (click to open)
 def place():
     return {"digit 2": 1.5, "hole 0": 0.5, "odd 0": -1.0}

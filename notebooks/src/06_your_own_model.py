@@ -430,10 +430,10 @@ print(table.to_string(index=False) if rows else "Nothing to merge: there is no s
 # HTML file of it that loads nothing and runs nothing. From the command line:
 # `wskit report CHECKPOINT -o report.html --with OTHER`.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 result = examine(weights, other=other)
 page = write_report(result, f"{folder}/report.html")
-print(*result.summary, f"{page.name}: {page.stat().st_size / 1e3:.0f} kB", sep="\n")
+print(*result.summary, f"{page.name}: {page.stat().st_size / 1e6:.1f} MB", sep="\n")
 
 # %% [markdown]
 # ## Look around
@@ -441,7 +441,7 @@ print(*result.summary, f"{page.name}: {page.stat().st_size / 1e3:.0f} kB", sep="
 # Each layer of `CHECKPOINT`, and of `OTHER` where there is one: choose a layer, show its weights shuffled,
 # compare the two. **A goal:** find the layer whose tail differs most from that of its shuffled weights.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 steps = {"CHECKPOINT": weights} if other is None else {"CHECKPOINT": weights, "OTHER": other}
 explorer = EsdExplorer(steps)
 explorer.show_null, explorer.compare = True, None if other is None else "OTHER"
@@ -677,7 +677,7 @@ print(exercises.check_later(later, histories))
 # **Goal:** the right layer in 19 of 20 checkpoints, all of which you have not seen. Some of them were hardly
 # trained; and one layer has ten eigenvalues only.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 trained = [history[step] for history in histories for step in (8, 12, 20)]
 mysteries = {i: exercises.make_mystery(trained[i], seed=2**i) for i in range(3)}
 explorer = EsdExplorer(mysteries)
