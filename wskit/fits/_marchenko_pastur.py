@@ -8,11 +8,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from wskit._checks import check_choice, number, numbers
+from wskit._checks import check_choice
 from wskit.errors import FitError
 from wskit.fits._weightwatcher import fit_weightwatcher
-
-__all__ = ["MPFit", "MarchenkoPastur", "fit_marchenko_pastur"]
 
 Method = Literal["quantiles", "weightwatcher"]
 
@@ -20,11 +18,8 @@ Method = Literal["quantiles", "weightwatcher"]
 _TW_SHAPE, _TW_SCALE, _TW_SHIFT = 46.446, 0.186054, 9.84801
 # How often the largest eigenvalue of pure noise stays below the edge.
 _EDGE_LEVEL = 0.99
-# Rounds of fit and removal of spikes. Most need four or five; two states may take turns for ever.
+# Rounds of fit and removal of spikes. Most fits need four or five; two states may alternate.
 _MAX_ROUNDS = 49
-
-
-_LARGEST_SIGMA = 1e150  # whose square is finite
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class MarchenkoPastur:
     lambda_minus, lambda_plus : float
         Where the density begins and ends, in the units of the eigenvalues.
     tw_scale : float
-        How far the largest eigenvalue of such a matrix strays from `lambda_plus`: it is about
+        The spread of the largest eigenvalue around `lambda_plus`: it is about
         lambda_plus + tw_scale * T, and T follows the Tracy-Widom law (mean -1.21, standard
         deviation 1.27). sigma^2 (sqrt N + sqrt M)(1/sqrt N + 1/sqrt M)^(1/3), Johnstone 2001.
 
@@ -78,16 +73,10 @@ class MarchenkoPastur:
     tw_scale: float = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.N >= self.M >= 1:
+        if not (self.N >= self.M >= 1 and 0 < self.sigma < np.inf):
             raise FitError(
-                f"A Marchenko-Pastur law needs N >= M >= 1, got N={self.N}, M={self.M}; "
-                "transpose the matrix."
-            )
-        sigma = number(self.sigma, FitError, "sigma")
-        if not 0 < sigma < _LARGEST_SIGMA:
-            raise FitError(
-                f"A Marchenko-Pastur law needs {_LARGEST_SIGMA:g} > sigma > 0, got {sigma}; "
-                "rescale the matrix."
+                "a Marchenko-Pastur law needs a positive sigma and N >= M >= 1, got "
+                f"sigma={self.sigma}, N={self.N}, M={self.M}; transpose the matrix if M > N."
             )
         n, m, variance = np.sqrt(self.N), np.sqrt(self.M), self.sigma**2
         derived = {
@@ -99,11 +88,11 @@ class MarchenkoPastur:
             object.__setattr__(self, name, float(value))
 
     def pdf(self, x: ArrayLike) -> Float[np.ndarray, " k"]:
-        """Density at the eigenvalues `x` of W^T W (no 1/N); its integral is 1.
+        """Return the density at the eigenvalues `x` of W^T W (no 1/N); its integral is 1.
 
         For a square matrix it grows without bound towards 0, and is inf there.
         """
-        x = np.atleast_1d(numbers(x, FitError, "x"))
+        x = np.atleast_1d(np.asarray(x, dtype=np.float64))
         density = np.where(np.isnan(x), np.nan, 0.0)
         inside = (x > self.lambda_minus) & (x < self.lambda_plus)
         y = x[inside]
@@ -114,10 +103,10 @@ class MarchenkoPastur:
         return density
 
     def cdf(self, x: ArrayLike) -> Float[np.ndarray, " k"]:
-        """Share of the eigenvalues of W^T W (no 1/N) that are at or below `x`."""
+        """Return the share of the eigenvalues of W^T W (no 1/N) at or below `x`."""
         a, b = self.lambda_minus, self.lambda_plus
-        y = np.clip(np.atleast_1d(numbers(x, FitError, "x")), a, b)
-        # The antiderivative of sqrt((b - y)(y - a))/y, its arcsines written as angles of a
+        y = np.clip(np.atleast_1d(np.asarray(x, dtype=np.float64)), a, b)
+        # The antiderivative of sqrt((b - y)(y - a))/y. Its arcsines are written as angles of a
         # triangle, which keeps their digits at both ends.
         low, high = np.sqrt(y - a), np.sqrt(b - y)
         share = low * high + (a + b) * np.arctan2(low, high)
@@ -125,9 +114,9 @@ class MarchenkoPastur:
         return np.clip(share / (2 * np.pi * self.sigma**2 * self.M), 0, 1)
 
     def quantile(self, p: ArrayLike) -> Float[np.ndarray, " k"]:
-        """Eigenvalue of W^T W (no 1/N) below which a share `p` lies; the inverse of `cdf`."""
+        """Return the eigenvalue of W^T W (no 1/N) below which a share `p` lies: inverts `cdf`."""
         x, share = _unit_law(self.N, self.M)
-        return self.sigma**2 * np.interp(np.atleast_1d(numbers(p, FitError, "p")), share, x)
+        return self.sigma**2 * np.interp(np.atleast_1d(np.asarray(p, dtype=np.float64)), share, x)
 
 
 @dataclass(frozen=True)
@@ -139,16 +128,18 @@ class MPFit(MarchenkoPastur):
     sigma, N, M, lambda_minus, lambda_plus, tw_scale
         The law, see `MarchenkoPastur`.
     n_matrices : int
-        How many N x M matrices the eigenvalues are pooled over.
+        Number of N x M matrices whose eigenvalues are pooled.
     edge : float
         An eigenvalue beyond it counts as a spike.
     n_spikes : int
-        How many do.
+        Number of spikes.
     soft_rank : float
         lambda_plus/lambda_max, the MP soft rank (Martin and Mahoney 2021): 1 for noise, near 0
         if the largest eigenvalue is far outside of the bulk.
     ks : float
-        Kolmogorov-Smirnov distance between the eigenvalues that are no spikes and the law.
+        Kolmogorov-Smirnov distance between the eigenvalues that are not spikes and the law that
+        was fitted to them, which is that of an (N - k) x (M - k) matrix where k spikes per matrix
+        were left out.
     """
 
     n_matrices: int
@@ -165,11 +156,11 @@ def fit_marchenko_pastur(
     M: int,
     method: Method = "quantiles",
 ) -> MPFit:
-    r"""Fit the Marchenko-Pastur law to the bulk of a spectrum, and count what is outside.
+    r"""Fit the Marchenko-Pastur law to the bulk of a spectrum, and count the spikes.
 
     "quantiles" finds the sigma that brings the quantiles of the law nearest, by least squares, to
     the sorted singular values. Eigenvalues beyond the `edge` are spikes; they are taken out, and
-    the fit is repeated until no more change. The k spikes of a matrix also take k dimensions from
+    the fit is repeated until nothing changes. The k spikes of a matrix also take k dimensions from
     its noise, so that the rest is compared with the law of an (N - k) x (M - k) matrix. The edge
     is the 99 % point of the largest eigenvalue of all `n_matrices` under noise, lambda_plus +
     tw_scale * t, with t from the shifted-gamma form of the Tracy-Widom law (Chiani 2014).
@@ -178,15 +169,14 @@ def fit_marchenko_pastur(
     density estimate. Its columns are ``W_scale = sqrt(n/sum(eigenvalues))``,
     ``sigma_mp = fit.sigma * W_scale * sqrt(N)``, ``bulk_min`` and ``bulk_max`` =
     lambda_minus and lambda_plus, ``mp_softrank = soft_rank`` and ``num_spikes = n_spikes``. It
-    feeds it the weights of 4-D layers times sqrt(1/2). For square matrices it fits another law,
-    whose support does not depend on sigma, and its edge is some six Tracy-Widom scales away
+    multiplies the weights of 4-D layers by sqrt(1/2) first. For square matrices it fits another
+    law, whose support does not depend on sigma. Its edge is some six Tracy-Widom scales away
     instead of two.
 
     Parameters
     ----------
     eigenvalues : array of any shape
-        Eigenvalues of W^T W (no 1/N): M for each of the matrices, pooled in any order. Zeros
-        count.
+        Eigenvalues of W^T W (no 1/N), zeros included: M for each of the matrices, in any order.
     N, M : int
         Rows and columns of the matrices, N >= M.
     method : {"quantiles", "weightwatcher"}, default "quantiles"
@@ -199,8 +189,9 @@ def fit_marchenko_pastur(
     Raises
     ------
     FitError
-        If the number of eigenvalues is no multiple of M, or they are not finite, negative beyond
-        rounding, or mostly 0; with "weightwatcher", if its density estimate misses the bulk.
+        If the number of eigenvalues is not a multiple of M, or they are not finite, negative
+        beyond rounding, or mostly 0; with "weightwatcher", if its density estimate misses the
+        bulk.
 
     References
     ----------
@@ -219,57 +210,50 @@ def fit_marchenko_pastur(
     (0.1, 1)
     """
     check_choice(method, Method, FitError, "method")
-    values = checked(eigenvalues, N, M)
+    values = sort_eigenvalues(eigenvalues, N, M)
     if method == "weightwatcher":
         sigma, edge = fit_weightwatcher(values, N, M)
-        law = MarchenkoPastur(sigma, N, M)
+        k = 0
     else:
-        law, edge = _fit_quantiles(values, N, M)
+        sigma, edge, k = _fit_quantiles(values, N, M)
     bulk = values[values <= edge]
     steps = np.arange(bulk.size + 1) / max(bulk.size, 1)
-    share = law.cdf(bulk)
+    share = MarchenkoPastur(sigma, N - k, M - k).cdf(bulk)
     return MPFit(
-        sigma=law.sigma,
+        sigma=sigma,
         N=N,
         M=M,
         n_matrices=values.size // M,
         edge=edge,
         n_spikes=values.size - bulk.size,
-        soft_rank=float(law.lambda_plus / values[-1]),
+        soft_rank=float(MarchenkoPastur(sigma, N, M).lambda_plus / values[-1]),
         ks=float(np.maximum(share - steps[:-1], steps[1:] - share).max(initial=0)),
     )
 
 
-def checked(eigenvalues: ArrayLike, N: int, M: int) -> Float[np.ndarray, " n"]:
-    """Return the eigenvalues in ascending order, or say why they cannot be fitted."""
-    values = np.sort(numbers(eigenvalues, FitError, "eigenvalues"), axis=None)
+def sort_eigenvalues(eigenvalues: ArrayLike, N: int, M: int) -> Float[np.ndarray, " n"]:
+    """Return the eigenvalues in ascending order; refuse those that cannot be of N x M matrices."""
+    values = np.sort(np.asarray(eigenvalues, dtype=np.float64), axis=None)
     if not N >= M >= 1:
         raise FitError(f"W is N x M with N >= M >= 1, got N={N}, M={M}; transpose the matrix.")
     if values.size == 0 or values.size % M:
         raise FitError(
-            f"The pooled eigenvalues of N x M matrices are a multiple of M={M}, got {values.size}; "
-            "give all of them, zeros as well."
+            f"the number of eigenvalues must be a multiple of M={M}, got {values.size}; pass all "
+            "of them, zeros included."
         )
-    if not np.isfinite(values).all():
-        n_bad = np.count_nonzero(~np.isfinite(values))
+    if not np.isfinite(values).all() or values[0] < -1e-9 * values[-1] or values[-1] <= 0:
         raise FitError(
-            f"A Marchenko-Pastur law is fitted to finite values, got {n_bad} NaN or inf of "
-            f"{values.size}; look for the layer that diverged."
-        )
-    if values[-1] <= 0:
-        raise FitError("A Marchenko-Pastur law needs a positive eigenvalue, got zeros only.")
-    if values[0] < -1e-9 * values[-1]:
-        raise FitError(
-            f"Eigenvalues of W^T W are not negative, got {values[0]:g}; give those, not W's."
+            "the eigenvalues of W^T W must be finite, non-negative and not all zero, got values "
+            f"from {values.min():g} to {values.max():g}."
         )
     return np.maximum(values, 0)
 
 
-# A network has many layers of few shapes. 64 KiB an entry.
+# A network has many layers of few shapes. 64 KiB per entry.
 @functools.lru_cache(maxsize=64)
 def _unit_law(N: int, M: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Tabulate the law of sigma = 1: points from edge to edge, and the share at or below each."""
-    # Steps that are even in the angle resolve the square roots at both ends. With
+    # Even steps in the angle resolve the square roots at both ends. With
     # y = a + (b - a) sin(angle)^2, the first angle of `MarchenkoPastur.cdf` is this one.
     angle = np.linspace(0, np.pi / 2, 4001)
     sine, cosine = np.sin(angle), np.cos(angle)
@@ -280,20 +264,24 @@ def _unit_law(N: int, M: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray
     return a + (b - a) * sine**2, np.clip(share / (2 * np.pi * M), 0, 1)
 
 
-def _fit_quantiles(
-    values: Float[np.ndarray, " n"], N: int, M: int
-) -> tuple[MarchenkoPastur, float]:
-    """Match quantiles of ascending eigenvalues; return the law, and the edge of the spikes."""
+def _fit_quantiles(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[float, float, int]:
+    """Match quantiles of ascending eigenvalues.
+
+    Returns
+    -------
+    tuple of float, float and int
+        sigma, the edge of the spikes, and the spikes per matrix that were left out of the fit.
+    """
     from scipy.special import gammaincinv
 
     n_matrices = values.size // M
     t = _TW_SCALE * gammaincinv(_TW_SHAPE, _EDGE_LEVEL ** (1 / n_matrices)) - _TW_SHIFT
-    # The median is the start: it hardly feels a few spikes.
+    # The fit starts from the median, which a few spikes hardly move.
     median = float(np.median(values))
     if median == 0:
         raise FitError(
-            f"A Marchenko-Pastur law needs a bulk, but at least half of {values.size} eigenvalues "
-            "are 0; the matrix has lost its rank."
+            f"a Marchenko-Pastur law needs a bulk, and at least half of {values.size} eigenvalues "
+            "are 0: the matrix has lost its rank."
         )
     unit = MarchenkoPastur(1.0, N, M)
     unit_edge = unit.lambda_plus + t * unit.tw_scale
@@ -303,12 +291,12 @@ def _fit_quantiles(
     for _ in range(_MAX_ROUNDS):
         n_bulk = int(np.searchsorted(values, sigma**2 * unit_edge, side="right"))
         n_bulk = max(n_bulk, (values.size + 1) // 2)
+        k = round((values.size - n_bulk) / n_matrices)
         if n_bulk not in fitted:
-            k = round((values.size - n_bulk) / n_matrices)
             x, share = _unit_law(N - k, M - k)
             quantiles = np.sqrt(np.interp((np.arange(n_bulk) + 0.5) / n_bulk, share, x))
             fitted[n_bulk] = singular[:n_bulk] @ quantiles / (quantiles @ quantiles)
         elif fitted[n_bulk] == sigma:
             break
         sigma = fitted[n_bulk]
-    return MarchenkoPastur(float(sigma), N, M), float(sigma**2 * unit_edge)
+    return float(sigma), float(sigma**2 * unit_edge), k

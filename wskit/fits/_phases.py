@@ -1,15 +1,15 @@
-"""What a spectrum looks like, in the words of the 5+1 phases; and when alpha means nothing."""
+"""What a spectrum looks like, in the words of the 5+1 phases, and when alpha means nothing."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wskit.fits._marchenko_pastur import MPFit, checked, fit_marchenko_pastur
+from wskit.errors import FitError
+from wskit.fits._marchenko_pastur import MPFit, fit_marchenko_pastur, sort_eigenvalues
 from wskit.fits._power_law import PowerLawFit, fit_power_law
-
-__all__ = ["FEW_EIGENVALUES", "Phase", "PhaseName", "caveats", "classify_phase"]
 
 PhaseName = Literal[
     "random-like", "bleeding-out", "bulk+spikes", "bulk-decay", "heavy-tailed", "rank-collapse"
@@ -21,10 +21,10 @@ PhaseName = Literal[
 # An eigenvalue is zero below this share of the largest, and more such eigenvalues than that share
 # are a collapse: mass at 0 where the aspect ratio gives no reason for it.
 ZERO, COLLAPSED_SHARE = 1e-10, 0.05
-# The bulk is a Marchenko-Pastur law if its KS distance is below KS_LIMIT + KS_FINITE/M, the second
-# for finite size, with few eigenvalues outside.
+# The bulk is a Marchenko-Pastur law if its KS distance is below KS_LIMIT + KS_FINITE/M, where the
+# second term allows for finite size, and few eigenvalues are outside.
 KS_LIMIT, KS_FINITE, SPIKES_SHARE = 0.02, 1.5, 0.1
-# Spikes are apart from the bulk, not its blurred edge, if the largest is that far out.
+# Spikes are apart from the bulk, and not its blurred edge, if the largest is that far out.
 SEPARATE = 1.5
 # A heavy tail: alpha of 4 or less (mu < 4, the paper's moderately and very heavy-tailed classes;
 # alpha = 1 + mu/2 gives 3 for infinite matrices, finite ones measure more), over a decade.
@@ -42,7 +42,7 @@ LEAST_ALPHA, LARGEST_ALPHA = 1.5, 6.0
 
 @dataclass(frozen=True)
 class Phase:
-    """The phase of a spectrum, and why.
+    """The phase of a spectrum, and the numbers that decided it.
 
     Attributes
     ----------
@@ -50,14 +50,11 @@ class Phase:
 "rank-collapse"}
         The phase.
     evidence : dict of str to float
-        The numbers that the rule looked at; none has units.
-    rule : str
-        The rule that applied, in words.
+        The numbers that the rules of `classify_phase` used; none has units.
     """
 
     name: PhaseName
     evidence: dict[str, float]
-    rule: str
 
 
 def classify_phase(
@@ -68,10 +65,10 @@ def classify_phase(
     mp: MPFit | None = None,
     tail: PowerLawFit | None = None,
 ) -> Phase:
-    r"""Say which of the 5+1 phases of training a spectrum looks like.
+    r"""Name the one of the 5+1 phases of training that a spectrum looks like.
 
     The phases are those of Martin and Mahoney (2021, section 4), who describe them by their
-    looks; the thresholds are ours, constants of this module. The first that applies:
+    looks; the thresholds are ours, constants of this module. The first rule that applies wins:
 
     ============= ==============================================================================
     rank-collapse more than 5 % of the eigenvalues are zero (the "+1")
@@ -83,19 +80,18 @@ def classify_phase(
     ============= ==============================================================================
 
     The bulk is MP if its KS distance from the fitted law is at most 0.02 + 1.5/M. Matrices of a few
-    dozen columns hold little evidence, and neighbours are easily taken for each other.
+    dozen columns hold little evidence, and neighbouring phases are easily confused.
 
     Parameters
     ----------
     eigenvalues : array of any shape
-        Eigenvalues of W^T W (no 1/N), pooled over one or more matrices, zeros as well.
+        Eigenvalues of W^T W (no 1/N), pooled over one or more matrices, zeros included.
     N, M : int
         Rows and columns of the matrices, N >= M.
     mp : MPFit, optional
-        `wskit.fits.fit_marchenko_pastur` of the same eigenvalues. None means it is computed here.
+        `wskit.fits.fit_marchenko_pastur` of the same eigenvalues. None computes it.
     tail : PowerLawFit, optional
-        `wskit.fits.fit_power_law` of the same eigenvalues. None means that it is computed here
-        where a rule asks for it.
+        `wskit.fits.fit_power_law` of the same eigenvalues. None computes it where a rule needs it.
 
     Returns
     -------
@@ -120,12 +116,10 @@ def classify_phase(
     >>> classify_phase(np.linalg.eigvalsh(W.T @ W), N=400, M=200).name
     'bulk+spikes'
     """
-    values = checked(eigenvalues, N, M)
-    zero_share = np.mean(values <= ZERO * values[-1])
-    evidence = {"zero_share": float(zero_share)}
-    if zero_share > COLLAPSED_SHARE:
-        rule = f"more than {COLLAPSED_SHARE:.0%} of the eigenvalues are zero"
-        return Phase("rank-collapse", evidence, rule)
+    values = sort_eigenvalues(eigenvalues, N, M)
+    evidence = {"zero_share": float(np.mean(values <= ZERO * values[-1]))}
+    if evidence["zero_share"] > COLLAPSED_SHARE:
+        return Phase("rank-collapse", evidence)
 
     mp = mp or fit_marchenko_pastur(values, N=N, M=M)
     evidence |= {
@@ -133,23 +127,16 @@ def classify_phase(
         "spike_share": mp.n_spikes / values.size,
         "largest_over_edge": 1 / mp.soft_rank,
     }
-    limit = KS_LIMIT + KS_FINITE / M
-    if mp.ks <= limit and evidence["spike_share"] <= SPIKES_SHARE:
-        bulk = f"the bulk is a Marchenko-Pastur law (KS distance at most {limit:.3f})"
+    if mp.ks <= KS_LIMIT + KS_FINITE / M and evidence["spike_share"] <= SPIKES_SHARE:
         if mp.n_spikes == 0:
-            return Phase("random-like", evidence, f"{bulk} and nothing is beyond its edge")
-        if evidence["largest_over_edge"] <= SEPARATE:
-            rule = f"{bulk} and what is beyond its edge is within {SEPARATE} times lambda_plus"
-            return Phase("bleeding-out", evidence, rule)
-        rule = f"{bulk} and at most {SPIKES_SHARE:.0%} of the eigenvalues are apart from it"
-        return Phase("bulk+spikes", evidence, rule)
+            return Phase("random-like", evidence)
+        separate = evidence["largest_over_edge"] > SEPARATE
+        return Phase("bulk+spikes" if separate else "bleeding-out", evidence)
 
     tail = tail or fit_power_law(values)
-    evidence |= {"alpha": tail.alpha, "tail_span": float(values.max() / tail.xmin)}
-    law = f"power law with alpha at most {HEAVY_ALPHA:g} over a factor of {HEAVY_SPAN:g} or more"
-    if tail.alpha <= HEAVY_ALPHA and evidence["tail_span"] >= HEAVY_SPAN:
-        return Phase("heavy-tailed", evidence, f"no Marchenko-Pastur bulk, and a {law}")
-    return Phase("bulk-decay", evidence, f"no Marchenko-Pastur bulk, and no {law}")
+    evidence |= {"alpha": tail.alpha, "tail_span": float(values[-1] / tail.xmin)}
+    heavy = tail.alpha <= HEAVY_ALPHA and evidence["tail_span"] >= HEAVY_SPAN
+    return Phase("heavy-tailed" if heavy else "bulk-decay", evidence)
 
 
 def caveats(fit: PowerLawFit, *, mp: MPFit | None = None) -> list[str]:
@@ -160,13 +147,13 @@ def caveats(fit: PowerLawFit, *, mp: MPFit | None = None) -> list[str]:
     fit : PowerLawFit
         The fit of a layer's eigenvalues.
     mp : MPFit, optional
-        The Marchenko-Pastur fit of the same eigenvalues, to tell whether there is more than
+        The Marchenko-Pastur fit of the same eigenvalues. It shows whether there is more than
         chance.
 
     Returns
     -------
     list of str
-        One sentence for each reason, with its numbers; empty if there is none.
+        One sentence per reason, with its numbers; empty if there is none.
 
     References
     ----------
@@ -205,3 +192,61 @@ def caveats(fit: PowerLawFit, *, mp: MPFit | None = None) -> list[str]:
             "literature gives it a meaning."
         )
     return found
+
+
+@dataclass(frozen=True)
+class Laws:
+    """The laws that could be fitted to a spectrum.
+
+    Attributes
+    ----------
+    tail : PowerLawFit or None
+    mp : MPFit or None
+    phase : str
+        Name of the phase of training, or empty.
+    reasons : dict of str to str
+        Under "tail" and "mp", why there is none.
+    """
+
+    tail: PowerLawFit | None
+    mp: MPFit | None
+    phase: str
+    reasons: dict[str, str]
+
+
+def fit_laws(eigenvalues: ArrayLike, *, N: int, M: int) -> Laws:
+    """Fit the tail and the bulk of a spectrum and name its phase, each if it can be.
+
+    Parameters
+    ----------
+    eigenvalues : array of any shape
+        Eigenvalues of W^T W (no 1/N), pooled over the matrices of a layer.
+    N, M : int
+        Rows and columns of the matrices, N >= M.
+
+    Returns
+    -------
+    Laws
+        `fit_power_law`, `fit_marchenko_pastur` and `classify_phase`, each with its defaults.
+
+    Examples
+    --------
+    >>> laws = fit_laws(np.ones(4), N=8, M=4)
+    >>> laws.tail is None, sorted(laws.reasons)
+    (True, ['tail'])
+    """
+    mp = tail = None
+    phase = ""
+    reasons = {}
+    try:
+        mp = fit_marchenko_pastur(eigenvalues, N=N, M=M)
+    except FitError as error:
+        reasons["mp"] = str(error)
+    try:
+        tail = fit_power_law(eigenvalues)
+    except FitError as error:
+        reasons["tail"] = str(error)
+    # Not every phase needs both laws: zeros are a collapse of rank, though no law fits them.
+    with contextlib.suppress(FitError):
+        phase = classify_phase(eigenvalues, N=N, M=M, mp=mp, tail=tail).name
+    return Laws(tail, mp, phase, reasons)

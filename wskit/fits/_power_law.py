@@ -1,20 +1,20 @@
-"""Power laws fitted to the tail of a sample."""
+"""Power laws fitted to the tail of a sample, and the exact search for where the tail begins."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from wskit._checks import check_choice, check_whole, numbers
+from wskit._checks import check_choice
 from wskit.errors import FitError
-from wskit.fits._scan import Tails, best_xmin, tails
 
 Method = Literal["ks", "hill"]
 
-__all__ = ["PowerLawFit", "fit_clipped", "fit_power_law", "ks_curve"]
+# Columns at which all candidates are compared first; more of them lie in the upper tail.
+_N_PROBES = 12
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,9 @@ class PowerLawFit:
     sigma : float
         Standard error of `alpha`, (alpha - 1)/sqrt(n_tail).
     n_tail : int
-        How many values the exponent was fitted to.
+        Number of values in the tail.
     n : int
-        How many values there were above the noise threshold, clipped ones included.
-    n_clipped : int
-        How many of the largest values were left out as "fingers", see `fit_clipped`.
+        Number of values above the noise threshold.
     """
 
     alpha: float
@@ -45,17 +43,16 @@ class PowerLawFit:
     sigma: float
     n_tail: int
     n: int
-    n_clipped: int = 0
 
     def pdf(self, x: ArrayLike) -> Float[np.ndarray, " k"]:
-        """Density of the tail at `x`; its integral over [xmin, inf) is 1, and it is 0 below.
+        """Return the density of the tail at `x`: its integral is 1, and it is 0 below xmin.
 
         Examples
         --------
         >>> PowerLawFit(alpha=3.0, xmin=1.0, ks=0.1, sigma=0.2, n_tail=100, n=200).pdf([0.5, 1, 2])
         array([0.  , 2.  , 0.25])
         """
-        ratio = np.atleast_1d(numbers(x, FitError, "x")) / self.xmin
+        ratio = np.atleast_1d(np.asarray(x, dtype=np.float64)) / self.xmin
         density = np.where(np.isnan(ratio), np.nan, 0.0)
         tail = ratio >= 1
         density[tail] = (self.alpha - 1) / self.xmin * ratio[tail] ** -self.alpha
@@ -84,17 +81,16 @@ def fit_power_law(
     method : {"ks", "hill"}, default "ks"
         Where the tail begins if `xmin` is None. "ks" tries every value as xmin and keeps the one
         with the smallest Kolmogorov-Smirnov distance D = max abs(F(x) - S(x)), where S(x) is the
-        share of the tail strictly below x (Clauset et al., section 3.3). The search is exact: no
-        value is skipped that could win. "hill" takes the k = n // 2 largest values for the tail
-        and the next one below them for xmin (Hill 1975; with this k, the exponent of TempBalance,
-        AlphaPruning and FARMS).
+        share of the tail strictly below x (Clauset et al., section 3.3). The search is exact: it
+        skips no value that could win. "hill" takes the k = n // 2 largest values as the tail and
+        the next smaller value as xmin (Hill 1975).
     xmin : float, optional
         Where the tail begins. None leaves it to `method`.
     min_tail : int, default 2
-        The fewest values that a tail may hold; at least 2 of them must differ.
+        The smallest number of values in a tail; at least 2 of them must differ.
     rtol : float, default 1e-12
-        Values of at most ``rtol * max(x)`` are dropped: they are the eigensolver's noise. The
-        threshold is relative, so that alpha is the same for ``x`` and for ``c * x``.
+        Values of at most ``rtol * max(x)`` are dropped as noise of the eigensolver. The threshold
+        is relative, so that alpha is the same for ``x`` and for ``c * x``.
 
     Returns
     -------
@@ -104,8 +100,8 @@ def fit_power_law(
     Raises
     ------
     FitError
-        If `x` holds NaN, inf or negative values, if no tail has `min_tail` values, or if a fixed
-        `xmin` is asked for together with "hill".
+        If `x` holds NaN, inf or negative values, if no tail has `min_tail` values, or if both
+        `xmin` and "hill" are given.
 
     References
     ----------
@@ -120,7 +116,7 @@ def fit_power_law(
     >>> fit_power_law(np.exp([0.0, 1.0, 2.0]), xmin=1.0).alpha
     2.0
 
-    Hill's tail of four values is the upper two, here measured from exp(1):
+    Hill's tail of four values is the upper two, measured from exp(1):
 
     >>> round(fit_power_law(np.exp([0.0, 1.0, 2.0, 4.0]), method="hill").alpha, 6)
     1.5
@@ -128,97 +124,36 @@ def fit_power_law(
     check_choice(method, Method, FitError, "method")
     values = above_noise(x, rtol)
     if method == "hill":
-        if xmin is not None:
-            raise FitError(
-                f'method="hill" begins the tail at its own xmin, got xmin={xmin} as well; '
-                'leave one of the two out, or take method="ks".'
-            )
         k = values.size // 2
-        if k == 0:
-            raise FitError(f"Hill's estimator needs at least 2 values, got {values.size}.")
+        if xmin is not None or k == 0:
+            raise FitError(
+                'method="hill" needs at least 2 values and finds xmin itself, got '
+                f"{values.size} values and xmin={xmin}."
+            )
         return _fit_tail(values, values.size - k, values[-k - 1], min_tail)
     if xmin is None:
-        return _fit_by_scan(values, min_tail)
-    if not (isinstance(xmin, float | int | np.number) and np.isfinite(xmin) and xmin > 0):
-        raise FitError(f"xmin must be a positive number, got {xmin}.")
+        t = all_tails(values, min_tail)
+        start = int(t.start[best_xmin(t)[0]])
+        return _fit_tail(values, start, values[start], min_tail)
+    if not 0 < xmin < np.inf:
+        raise FitError(f"xmin must be positive and finite, got {xmin}.")
     return _fit_tail(values, int(np.searchsorted(values, xmin)), xmin, min_tail)
 
 
-def fit_clipped(
-    x: ArrayLike,
-    *,
-    max_clipped: int = 10,
-    min_drop: float = 1.0,
-    min_tail: int = 2,
-    rtol: float = 1e-12,
-) -> PowerLawFit:
-    r"""Fit a power law, without the few largest values where these alone make it steep.
-
-    A handful of eigenvalues that stand apart from the tail, "fingers", can push xmin up to where
-    few values are left, and alpha far up. They are found by leaving out the largest value, the
-    two largest, and so on to `max_clipped`: the first of these fits with
-    alpha < alpha_0 - `min_drop` is returned, where alpha_0 is the exponent of all values. If there
-    is none, nothing is left out. The idea is WeightWatcher's ``fix_fingers="clip_xmax"``; the
-    rule is plainer, and never skips the case of one finger.
-
-    Parameters
-    ----------
-    x : array of any shape
-        Non-negative values, such as the eigenvalues of W^T W.
-    max_clipped : int, default 10
-        The most values to leave out. No more than half of the values are ever left out.
-    min_drop : float, default 1.0
-        By how much alpha must fall.
-    min_tail, rtol
-        As for `fit_power_law`. The threshold of noise is relative to the largest value of all.
-
-    Returns
-    -------
-    PowerLawFit
-        `n_clipped` says how many values were left out.
-
-    Raises
-    ------
-    FitError
-        As `fit_power_law`.
-
-    Examples
-    --------
-    The quantiles of a tail with alpha = 2, and a cluster of eight values far above them:
-
-    >>> x = np.concatenate([1 / np.linspace(1, 0.02, 50), 1e6 * np.linspace(1, 1.1, 8)])
-    >>> round(fit_power_law(x).alpha, 1)
-    21.7
-    >>> fit = fit_clipped(x)
-    >>> round(fit.alpha, 2), fit.n_clipped, fit.n_tail, fit.n
-    (1.43, 2, 56, 58)
-    """
-    values = above_noise(x, rtol)
-    first = _fit_by_scan(values, min_tail)
-    for n_clipped in range(1, min(max_clipped, values.size // 2) + 1):
-        try:
-            fit = _fit_by_scan(values[:-n_clipped], min_tail)
-        except FitError:  # what is left is all equal: no tail, and none further down
-            break
-        if fit.alpha < first.alpha - min_drop:
-            return replace(fit, n=values.size, n_clipped=n_clipped)
-    return first
-
-
 def ks_curve(x: ArrayLike, *, min_tail: int = 2, rtol: float = 1e-12) -> pd.DataFrame:
-    """Fit the tail that begins at each value: what `fit_power_law` chooses from.
+    """Fit the tail that begins at each value: the candidates of `fit_power_law`.
 
     Parameters
     ----------
     x : array of any shape
         Non-negative values, such as the eigenvalues of W^T W.
     min_tail, rtol
-        As for `fit_power_law`.
+        As in `fit_power_law`.
 
     Returns
     -------
     DataFrame
-        A row for each candidate, ascending: xmin (units of `x`), alpha, ks and n_tail.
+        One row per candidate, ascending: xmin (units of `x`), alpha, ks and n_tail.
 
     Raises
     ------
@@ -245,58 +180,33 @@ def ks_curve(x: ArrayLike, *, min_tail: int = 2, rtol: float = 1e-12) -> pd.Data
 
 
 def above_noise(x: ArrayLike, rtol: float) -> Float[np.ndarray, " n"]:
-    """Return the values above ``rtol * max(x)``, ascending, or say why they cannot be fitted."""
-    values = np.sort(numbers(x, FitError, "the values of a power law"), axis=None)
-    if values.size == 0:
-        raise FitError("A power law needs values to fit, got an empty array.")
-    if not np.isfinite(values).all():
-        n_bad = np.count_nonzero(~np.isfinite(values))
+    """Return the values above ``rtol * max(x)`` in ascending order; refuse NaN and negatives."""
+    values = np.sort(np.asarray(x, dtype=np.float64), axis=None)
+    n_bad = np.count_nonzero(~np.isfinite(values))
+    if values.size == 0 or n_bad:
         raise FitError(
-            f"A power law is fitted to finite values, got {n_bad} NaN or inf of {values.size}; "
-            "drop them, or look for the layer that diverged."
+            f"a power law is fitted to finite values, got {n_bad} NaN or inf among {values.size}."
         )
     noise = rtol * max(values[-1], 0.0)
     if values[0] < -noise:
         raise FitError(
-            f"A power law is fitted to non-negative values, got {values[0]:g}; give the "
+            f"a power law is fitted to non-negative values, got {values[0]:g}; pass the "
             "eigenvalues of W^T W, not of W."
         )
     return values[values > noise]
-
-
-def all_tails(values: Float[np.ndarray, " n"], min_tail: int) -> Tails:
-    """Fit the tails of ascending values, or say that there is none."""
-    check_whole(min_tail, FitError, "min_tail")
-    unique, start = np.unique(values, return_index=True)
-    if unique.size:
-        t = tails(np.log(unique), start, values.size, min_tail)
-    if unique.size == 0 or t.exponent.size == 0:
-        raise FitError(
-            f"A power law needs a tail of at least {min_tail} positive values that are not "
-            f"all equal, got {values.size} values, {unique.size} of them different."
-        )
-    return t
-
-
-def _fit_by_scan(values: Float[np.ndarray, " n"], min_tail: int) -> PowerLawFit:
-    """Fit ascending values from the xmin that has the smallest distance."""
-    t = all_tails(values, min_tail)
-    start = int(t.start[best_xmin(t)[0]])
-    return _fit_tail(values, start, values[start], min_tail)
 
 
 def _fit_tail(
     values: Float[np.ndarray, " n"], start: int, xmin: float, min_tail: int
 ) -> PowerLawFit:
     """Fit ``values[start:]``, which are ascending and at or above `xmin`."""
-    check_whole(min_tail, FitError, "min_tail")
     tail = values[start:]
     log_ratio = np.log(tail / xmin)
     total = log_ratio.sum()
     if tail.size < min_tail or total == 0:
         raise FitError(
-            f"The tail from xmin={xmin:g} holds {tail.size} values, and {min_tail} that are not "
-            f"all equal are needed; choose an xmin below the largest value, "
+            f"a tail needs at least {min_tail} values that are not all equal, got {tail.size} "
+            f"from xmin={xmin:g} on; choose an xmin below the largest value, "
             f"{values.max(initial=0):g}."
         )
     exponent = tail.size / total
@@ -309,3 +219,107 @@ def _fit_tail(
         n_tail=int(tail.size),
         n=int(values.size),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Tails:
+    """The tails of a sample that begin at each of its distinct values.
+
+    Attributes
+    ----------
+    log_x : Float[ndarray, "m"]
+        Logarithms of the distinct values, ascending.
+    start : Int[ndarray, "m"]
+        Number of values of the sample below each.
+    n : int
+        Size of the sample.
+    exponent : Float[ndarray, "c"]
+        alpha - 1 of the tail that begins at each candidate for xmin, in closed form.
+    """
+
+    log_x: Float[np.ndarray, " m"]
+    start: Int[np.ndarray, " m"]
+    n: int
+    exponent: Float[np.ndarray, " c"]
+
+    def row(self, i: int) -> Float[np.ndarray, " k"]:
+        """Return the distances between law and sample at every value of the i-th tail."""
+        law = 1 - np.exp(self.exponent[i] * (self.log_x[i] - self.log_x[i:]))
+        law -= (self.start[i:] - self.start[i]) / (self.n - self.start[i])
+        return np.abs(law, out=law)
+
+    def at(
+        self, candidates: Int[np.ndarray, " c"], j: Int[np.ndarray, "*p 1"] | int
+    ) -> Float[np.ndarray, "*p c"]:
+        """Return the distances of some tails at the values `j`, and 0 below a tail."""
+        j = np.maximum(j, candidates)
+        law = 1 - np.exp(self.exponent[candidates] * (self.log_x[candidates] - self.log_x[j]))
+        start = self.start[candidates]
+        law -= (self.start[j] - start) / (self.n - start)
+        return np.abs(law, out=law)
+
+
+def tails(
+    log_x: Float[np.ndarray, " m"], start: Int[np.ndarray, " m"], n: int, min_tail: int
+) -> Tails:
+    """Fit all tails of at least `min_tail` values that are not all equal.
+
+    The sums T_i = sum over the tail of ln(x_j/x_i) follow from T_i = T_{i+1} + n_{i+1} (ln x_{i+1}
+    - ln x_i), in which all terms are positive, so that nothing cancels.
+    """
+    n_tail = n - start
+    n_candidates = min(
+        int(np.count_nonzero(n_tail >= min_tail)), int(np.searchsorted(log_x, log_x[-1]))
+    )
+    sums = np.cumsum((n_tail[1:] * np.diff(log_x))[::-1])[::-1][:n_candidates]
+    return Tails(log_x, start, n, n_tail[:n_candidates] / sums)
+
+
+def all_tails(values: Float[np.ndarray, " n"], min_tail: int) -> Tails:
+    """Fit all tails of ascending values; raise if there is none."""
+    unique, start = np.unique(values, return_index=True)
+    if unique.size:
+        t = tails(np.log(unique), start, values.size, min_tail)
+    if unique.size == 0 or t.exponent.size == 0:
+        raise FitError(
+            f"a power law needs a tail of at least {min_tail} positive values that are not all "
+            f"equal, got {values.size} values, {unique.size} of them different."
+        )
+    return t
+
+
+def best_xmin(t: Tails) -> tuple[int, float]:
+    """Find the candidate with the smallest KS distance; of equals, the smallest xmin.
+
+    The naive search computes m^2/2 exponentials: all values of all tails. This one first bounds
+    the distance of every candidate from below by a few values. It then repeats: the candidate
+    with the smallest bound is computed in full, and drops all candidates whose bound is larger
+    than its distance. The value at which its law is farthest from its tail tends to be bad for
+    its neighbours too, so that their bounds are raised there. The search is exact: a candidate is
+    dropped only if its bound is above the distance of another.
+
+    Returns
+    -------
+    tuple of int and float
+        Index of the candidate, and its distance.
+    """
+    m, candidates = t.log_x.size, np.arange(t.exponent.size)
+    fractions = np.linspace(0, 1, _N_PROBES + 1)[1:] ** 2
+    columns = m - 1 - np.rint(fractions * (m - 1)).astype(np.intp)
+    bounds = t.at(candidates, columns[:, None]).max(axis=0)
+    best, best_ks = 0, np.inf
+    while candidates.size:
+        k = int(bounds.argmin())
+        i = int(candidates[k])
+        row = t.row(i)
+        worst = int(row.argmax())
+        ks = float(row[worst])
+        if (ks, i) < (best_ks, best):
+            best, best_ks = i, ks
+        bounds[k] = np.inf
+        keep = bounds <= best_ks
+        candidates, bounds = candidates[keep], bounds[keep]
+        bounds = np.maximum(bounds, t.at(candidates, i + worst))
+        keep = bounds <= best_ks
+        candidates, bounds = candidates[keep], bounds[keep]
+    return best, best_ks

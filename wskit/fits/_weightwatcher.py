@@ -1,4 +1,4 @@
-"""WeightWatcher's Marchenko-Pastur fit, number by number, for comparison with its tables."""
+"""WeightWatcher's Marchenko-Pastur fit, number for number, for comparison with its tables."""
 
 import numpy as np
 from jaxtyping import Float
@@ -12,12 +12,12 @@ _BANDWIDTH, _N_GRID, _LEAST_DENSITY, _PENALTY = 0.1, 1000, 0.01, 1000.0
 def fit_weightwatcher(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[float, float]:
     """Find WeightWatcher's sigma and its edge of the spikes.
 
-    The eigenvalues are scaled to a mean of 1, their density is estimated by a triangular kernel,
-    and sigma minimises the squared residuals of the law where the density is above 0.01, with a
+    The eigenvalues are scaled to a mean of 1, and a triangular kernel estimates their density.
+    sigma minimises the squared residuals of the law where the density is above 0.01, with a
     penalty where the law ends before the peak of the density or beyond the data. For N = M the
     singular values are compared with (4 - x^2)^(1/2)/(pi sigma^2) instead. WeightWatcher estimates
-    the density again for every sigma that it tries; here it is done once, and the grid of sigma
-    is searched at once, which changes nothing in the result.
+    the density again for every sigma that it tries; doing it once, and the whole grid of sigma
+    together, changes nothing in the result.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def fit_weightwatcher(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[
     Raises
     ------
     FitError
-        If no grid point has a density above 0.01, where WeightWatcher fails as well.
+        If no grid point has a density above 0.01; WeightWatcher fails there too.
     """
     from scipy.optimize import fmin
 
@@ -47,8 +47,8 @@ def fit_weightwatcher(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[
     dense = density > _LEAST_DENSITY
     if not dense.any():
         raise FitError(
-            "WeightWatcher's density estimate misses all of the bulk, as the largest eigenvalue is "
-            f'{scaled[-1]:.0f} times the mean; take method="quantiles".'
+            "WeightWatcher's density estimate misses the whole bulk, as the largest eigenvalue is "
+            f'{scaled[-1]:.0f} times the mean; use method="quantiles".'
         )
     x, density = x[dense], density[dense]
     peak = x[density.argmax()]
@@ -64,7 +64,7 @@ def fit_weightwatcher(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[
         low, high = (sigma * (1 - root)) ** 2, (sigma * (1 + root)) ** 2
         inside = (high >= peak) & (high <= x[-1]) & (low <= peak)
         s, a, b = (values[inside, None] for values in (sigma, low, high))
-        # In place: these arrays are what takes the time.
+        # In place: these arrays take all the time.
         law = b - x
         law *= x - a
         np.sqrt(np.maximum(law, 0, out=law), out=law)
@@ -87,10 +87,10 @@ def fit_weightwatcher(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[
 def _triangular_kernel(
     points: Float[np.ndarray, " n"], x: Float[np.ndarray, " k"]
 ) -> Float[np.ndarray, " k"]:
-    """Mean of the triangles of half-width `_BANDWIDTH` around ascending points, at `x`.
+    """Return the mean, at `x`, of triangles of half-width `_BANDWIDTH` around ascending points.
 
-    The sum of ``h - abs(x - p)`` over the points within h of x needs only how many there are on
-    each side of x and their sums, which cumulated sums give.
+    The sum of ``h - abs(x - p)`` over the points within h of x needs only the number of points on
+    each side of x and their sums, which cumulative sums give.
     """
     h = _BANDWIDTH
     low, middle, high = (np.searchsorted(points, x + shift) for shift in (-h, 0.0, h))
