@@ -26,9 +26,9 @@ def test_a_file(model: Path, capsys: Any) -> None:
     assert (captured.out, captured.err) == ("r.html\n", "")
     text = Path("r.html").read_text(encoding="utf-8")
     assert "<h1>model.safetensors</h1>" in text
-    assert "conv=&#x27;slices&#x27;" in text
+    assert "conv=&#39;slices&#39;" in text
     assert cli.main(["report", "model.safetensors", "-o", "r.html", "--conv", "unfold"]) == 0
-    assert "conv=&#x27;unfold&#x27;" in Path("r.html").read_text(encoding="utf-8")
+    assert "conv=&#39;unfold&#39;" in Path("r.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_with_another(model: Path, capsys: Any) -> None:
@@ -37,7 +37,7 @@ def test_a_folder_with_another(model: Path, capsys: Any) -> None:
     assert capsys.readouterr().out == "r.html\n"
     text = Path("r.html").read_text(encoding="utf-8")
     assert "1 of 1 tensor can be compared with" in text
-    assert text.count('scope="row" class="name">fc.<wbr>weight') == 6, "a row of each table"
+    assert text.count("<th>fc.weight</th>") == 6, "a row of each table"
 
 
 def test_a_name_of_the_manifests(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -3,16 +3,12 @@
 `examine` computes, `write_report` draws and writes.
 """
 
-from wskit.report._examine import examine
-from wskit.report._page import check_target, write_report
-from wskit.report._report import Comparison, Provenance, Report, Specimen
+from wskit.report._examine import Report, examine
+from wskit.report._page import check_target as check_target  # for the command line
+from wskit.report._page import write_report
 
-__all__ = [
-    "Comparison",
-    "Provenance",
-    "Report",
-    "Specimen",
-    "check_target",
-    "examine",
-    "write_report",
-]
+__all__ = ["Report", "examine", "write_report"]
+
+
+def __dir__() -> list[str]:
+    return __all__

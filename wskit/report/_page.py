@@ -1,43 +1,69 @@
-"""A report as one page that needs nothing else."""
+"""A report as one page that needs nothing else, by the template beside this file."""
 
+import base64
+import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
+from typing import Any
 
+import jinja2
+import matplotlib as mpl
 import pandas as pd
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from wskit import plots
 from wskit._exchange import atomic, writing
-from wskit._texts import DASH, size_text
+from wskit._texts import DASH, printable, shorten, size_text
 from wskit.errors import CheckpointError, ReportError
-from wskit.report import _tables as tables
-from wskit.report._pictures import Picture, depth_picture, spectrum_picture
-from wskit.report._report import Comparison, Provenance, Report, Specimen
-from wskit.report._style import STYLE
-from wskit.report._tables import safe, save_link, table
+from wskit.report._examine import Report, Specimen
 
 # Nothing is loaded and no script runs, whatever a tensor's name says.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
-_MARK = '<meta name="generator" content="wskit report">'
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+MARK = '<meta name="generator" content="wskit report">'
 _HEAD = 1000  # bytes of a page that hold its mark
+_DPI = 144  # an inch is 100 points of the page: sharp on a dense screen, and still small
 
-_WORDS = {
-    "Spectrum": "The eigenvalues of WᵀW, where W is a layer's weight as a matrix: its squared "
-    "singular values. Those of a random matrix follow the Marchenko-Pastur law, a bulk with "
-    "sharp edges.",
-    "α": "The exponent of the power law that the largest eigenvalues follow, density ∝ λ^-α. The "
-    "smaller, the heavier the tail. In well-trained networks it was found between 2 and 6 "
-    "(Martin, Peng and Mahoney 2021).",
-    "Spikes": "Eigenvalues beyond the edge of the Marchenko-Pastur bulk.",
-    "Phase": "What a spectrum looks like, from random-like over bulk+spikes and bulk-decay to "
-    "heavy-tailed; and rank-collapse (Martin and Mahoney 2021). The thresholds are wskit's.",
-    "Verdict": "trained: bulk+spikes, bulk-decay or heavy-tailed. random: random-like, or "
-    "bleeding-out. collapsed: rank-collapse. unclear: under 50 eigenvalues, none beyond the edge "
-    "of chance, no law that fits, or a product of factors.",
-    "Stable rank": "The squared Frobenius norm over the squared spectral norm: how many "
-    "directions matter.",
-    "Shuffled weights": "The same entries in random order: what remains of a spectrum without "
-    "any correlation.",
+MOST_ROWS = 2000
+"""Rows of a table that the page shows, at the most; the file beside it has all."""
+
+# Of the columns that a table shows: the title, and the format. Files have all columns.
+COLUMNS = {
+    "verdict": ("Verdict", "{}"),
+    "remarks": ("Remarks", "{}"),
+    "kind": ("Kind", "{}"),
+    "shape": ("Shape", "{}"),
+    "dtype": ("dtype", "{}"),
+    "size": ("Size", "{}"),
+    "n_parameters": ("Parameters", "{:,}"),
+    "n_eigenvalues": ("Eigenvalues", "{:,}"),
+    "alpha": ("α", "{:.2f}"),
+    "sigma": ("± error", "{:.2f}"),
+    "n_tail": ("In the tail", "{:,}"),
+    "ks": ("KS", "{:.3f}"),
+    "n_spikes": ("Spikes", "{:,}"),
+    "stable_rank": ("Stable rank", "{:.2f}"),
+    "rank": ("Rank", "{:.0f}"),
+    "log_norm": ("log₁₀ ‖W‖²", "{:.2f}"),
+    "phase": ("Phase", "{}"),
+    "n_neurons": ("Neurons", "{:,}"),
+    "n_dead": ("Dead", "{:,}"),
+    "d": ("Entries", "{:,}"),
+    "correlation": ("Mean |cos|", "{:.4g}"),
+    "chance": ("By chance", "{:.4g}"),
+    "excess": ("Excess", "{:.4g}"),
+    "distance": ("Distance", "{:.4g}"),
+    "relative": ("Of its length", "{:.2%}"),
+    "angle": ("Angle (°)", "{:.2f}"),
+    "norm": ("Length", "{:.4g}"),
+    "other_norm": ("Of the other", "{:.4g}"),
+    "bytes": ("Bytes", "{:,}"),
+    "sha256": ("sha256", "{}"),
+    "reason": ("Why not", "{}"),
 }
 
 
@@ -74,45 +100,25 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     '<!DOCTYPE html>'
     """
     target = check_target(path)
-    content = page(report).encode("utf-8")
+    content = make_page(report).encode("utf-8")
     with _reporting(), atomic(target) as file:
         file.write(content)
     return target
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """Return where a report is to be written; refuse a place where it could not be.
-
-    Parameters
-    ----------
-    path : str or path
-        As for `write_report`.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    ReportError
-        As `write_report`.
-
-    Examples
-    --------
-    >>> check_target("report.html").name
-    'report.html'
-    """
+    """Return where `write_report` would write; raise `ReportError` as it does."""
     target = Path(path).expanduser()
     if target.suffix.lower() not in (".html", ".htm"):
-        raise ReportError(f"{target}: expected a name that ends in .html; a report is a web page.")
+        raise ReportError(f"{target}: expected a name that ends in .html; a report is a web page")
     with _reporting(), writing(target):
         has_parent, is_taken = target.parent.is_dir(), target.exists() and not _is_report(target)
     if not has_parent:
-        raise ReportError(f"{target}: expected the folder {target.parent} to exist; make it first.")
+        raise ReportError(f"{target}: expected the folder {target.parent} to exist; make it first")
     if is_taken:
         raise ReportError(
             f"{target}: expected a new name or an earlier report, found something else; choose "
-            "another name."
+            "another name"
         )
     return target
 
@@ -129,212 +135,116 @@ def _is_report(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return _MARK.encode() in file.read(_HEAD)
+        return MARK.encode() in file.read(_HEAD)
 
 
-def page(report: Report) -> str:
-    """Return the page as text."""
-    title = _title(report.provenance)
-    sections = [
-        _in_short(report),
-        _specimens("Layers worth a look", report.specimens, report.spectral),
-        _by_depth(report),
-        *([_comparison(report.comparison)] if report.comparison else []),
-        _all_tables(report),
-        _words(),
-        _origin(report),
-    ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{safe(title)}: weights examined</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{safe(title)}</h1><p class="soft">The weights, examined by wskit '
-        f"{safe(report.provenance.versions['wskit'])} on {safe(report.provenance.date)}</p>"
-        f"</header>\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+def make_page(report: Report) -> str:
+    """Return the page as text; whatever a name or a value holds is escaped by the template."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    alpha = report.spectral["alpha"][report.spectral["warning"] == ""].median()
+    source = report.origin.source
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        compared=report.comparison,
+        policy=POLICY,
+        mark=Markup(MARK),
+        title=f"Weights in memory ({source})"
+        if report.origin.files.empty
+        else PurePath(source).name or source,
+        alpha=DASH if pd.isna(alpha) else f"{alpha:.2f}",
+        draw_depth=_draw_depth,
+        draw_spectrum=_draw_spectrum,
+        make_table=_make_table,
+        save_link=_save_link,
+        size_text=size_text,
     )
 
 
-def _title(found: Provenance) -> str:
-    if found.files.empty:
-        return f"Weights in memory ({found.source})"
-    return PurePath(found.source).name or found.source
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<section>\n<h2>{safe(title)}</h2>\n{''.join(parts)}</section>\n"
-
-
-def _in_short(report: Report) -> str:
-    *found, limits = report.summary
-    lead = f'<p class="lead">{safe(" ".join(found[:3]))}</p>'
-    rest = "".join(f"<li>{safe(sentence)}</li>" for sentence in found[3:])
-    doubts = f"<p>To be wary of:</p><ul>{rest}</ul>" if rest else ""
-    remarkable = "".join(
-        f"<li><code>{safe(s.name)}</code>: {safe(s.why)}</li>" for s in report.specimens
+def _make_table(rows: pd.DataFrame, caption: str) -> Markup:
+    """Return a table in HTML, whose first column names the rows."""
+    if len(rows) > MOST_ROWS:
+        caption += f" Of {len(rows)} rows, the first {MOST_ROWS}."
+        rows = rows[:MOST_ROWS]
+    if "n_matrices" in rows:
+        sizes = [size_text(row) if row.M else "" for row in rows.itertuples()]
+        rows = rows.assign(size=sizes)
+    written = pd.DataFrame(
+        {
+            title: [_write(value, form) for value in rows[name]]
+            for name, (title, form) in COLUMNS.items()
+            if name in rows
+        },
+        index=[printable(name) for name in rows.iloc[:, 0]],
     )
-    items = f"<p>Worth a look are:</p><ul>{remarkable}</ul>" if remarkable else ""
-    limits = f'<p class="soft">{safe(limits)}</p>'
-    return _section("In short", lead, _cards(report), items, doubts, limits)
+    written.columns.name = str(rows.columns[0]).capitalize()
+    with pd.option_context("display.max_colwidth", None):
+        html = written.to_html(border=0, escape=True)
+    return Markup(html.replace("<thead>", f"<caption>{escape(caption)}</caption><thead>", 1))
 
 
-def _cards(report: Report) -> str:
-    has = report.spectral["log_norm"].notna()
-    sound = report.spectral[report.spectral["warning"] == ""]["alpha"].dropna()
-    cards = {
-        "parameters": f"{report.provenance.n_parameters:,}",
-        "layers with a spectrum": str(int(has.sum())),
-        "of them look trained": str(int((report.remarks["verdict"] == "trained").sum())),
-        "median α, where it can be read": f"{sound.median():.2f}" if len(sound) else DASH,
-    }
-    if report.comparison:
-        moved = report.comparison.distances
-        compared = int((moved["reason"] == "").sum())
-        cards["tensors compared"] = str(compared)
-    texts = "".join(
-        f"<div><dd>{safe(value)}</dd><dt>{safe(key)}</dt></div>" for key, value in cards.items()
-    )
-    return f'<dl class="cards">{texts}</dl>'
+def _write(value: Any, form: str) -> str:
+    if isinstance(value, tuple):  # a shape
+        return " × ".join(map(str, value)) or "scalar"
+    return DASH if pd.isna(value) or value == "" else printable(form.format(value))
 
 
-def _specimens(title: str, specimens: Sequence[Specimen], table: pd.DataFrame) -> str:
-    if not specimens:
-        return ""
-    n = int(table["log_norm"].notna().sum())
-    note = (
-        f'<p class="soft">{len(specimens)} of {n} layers with a spectrum. Blue are the '
-        "eigenvalues; grey is what the same entries give in random order.</p>"
-    )
-    figures = "".join(map(_specimen, specimens))
-    return _section(title, note, f'<div class="pictures">{figures}</div>\n')
+def _save_link(data: pd.DataFrame) -> str:
+    """Return an address under which all columns and rows are saved as CSV."""
+    text = data.to_csv(index=False).encode("utf-8", "backslashreplace")
+    return f"data:text/csv;base64,{base64.b64encode(text).decode()}"
 
 
-def _specimen(specimen: Specimen) -> str:
-    s = specimen.spectrum
-    phase = f", {specimen.laws.phase}" if specimen.laws.phase else ""
-    caption = f"{size_text(s)}{phase}: {specimen.why}."
-    if specimen.null is None:
-        caption += " Shuffled weights are not shown: too many, or factors of a product."
-    picture = _image(spectrum_picture(specimen), f"Spectrum of {specimen.name}. ")
-    return (
-        f"<figure><h3>{safe(specimen.name)}</h3>{picture}"
-        f"<figcaption>{safe(caption)}</figcaption></figure>\n"
-    )
+def _draw_spectrum(specimen: Specimen) -> Mapping[str, Any]:
+    """Draw a layer's spectrum with the laws that were fitted to it."""
 
-
-def _image(picture: Picture, about: str) -> str:
-    return (
-        f'<img src="{picture.address}" width="{picture.width}" height="{picture.height}" '
-        f'alt="{safe(about)}{_lines(picture.description)}">'
-    )
-
-
-def _lines(text: str) -> str:
-    return "&#10;".join(safe(line) for line in text.split("\n"))
-
-
-def _by_depth(report: Report) -> str:
-    shown = report.spectral[report.spectral["log_norm"].notna()]
-    if shown["alpha"].notna().sum() < 2:
-        return ""
-    picture = depth_picture(shown, "alpha", x="layer, in the order of the weights", y=r"$\alpha$")
-    note = (
-        "<p>Hollow points have a warning, which the table of remarks gives in words: read "
-        "nothing into them.</p>"
-    )
-    return _section("α through the depth", note, _image(picture, "Alpha of each layer. "))
-
-
-def _comparison(found: Comparison) -> str:
-    parts = [f'<p class="lead">{safe(" ".join(found.summary))}</p>']
-    compared = found.distances[found.distances["reason"] == ""]
-    if len(compared) > 1:
-        picture = depth_picture(
-            compared, "relative", x="tensor, in the order of the weights", y="distance / length"
+    def draw(ax: Axes) -> None:
+        # Of a spectrum whose rest is zero, no law says anything.
+        collapsed = specimen.laws.phase == "rank-collapse"
+        plots.plot_esd(
+            specimen.spectrum,
+            fit=None if collapsed else specimen.laws.tail,
+            mp=None if collapsed else specimen.laws.mp,
+            null=specimen.null,
+            ax=ax,
         )
-        parts.append(_image(picture, "Distance of each tensor, over the length of the other's. "))
-    figures = "".join(map(_specimen, found.specimens))
-    if figures:
-        parts.append("<p>Spectra of the difference, where there is most to see:</p>")
-        parts.append(f'<div class="pictures">{figures}</div>')
-    return _section("Compared with the other weights", *parts)
+        ax.set_title("")  # the page has it
+        ax.legend(ncols=2, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
+
+    return _draw(draw, (5.6, 4.2), f"Spectrum of {specimen.name}.")
 
 
-def _all_tables(report: Report) -> str:
-    n, file = len(report.spectral), report.provenance
-    parts = [
-        _details(
-            f"Remarks on {n} layers",
-            table("What to say of each layer, from the first on.",
-                  tables.remark_columns(report.remarks)),
-            save_link(report.remarks, "remarks.csv"),
-        ),
-        _details(
-            f"Spectra of {n} layers",
-            table("Spectra and the laws fitted to them.", tables.spectral_columns(report.spectral)),
-            save_link(report.spectral, "spectra.csv"),
-        ),
-        _details(
-            "Weight correlation",
-            table("How alike the neurons of a layer are: mean |cosine| of any two.",
-                  tables.correlation_columns(report.correlation)),
-            save_link(report.correlation, "correlation.csv"),
-        ),
-        _details(
-            f"All {len(report.inventory)} tensors",
-            table("Every tensor, and why it has no matrix where it has none.",
-                  tables.inventory_columns(report.inventory, file.ties)),
-            save_link(report.inventory, "tensors.csv"),
-        ),
-    ]  # fmt: skip
-    if report.comparison:
-        found = report.comparison
-        parts += [
-            _details(
-                f"Distances of {len(found.distances)} tensors",
-                table("How far each tensor is from the other's, the farthest first.",
-                      tables.distance_columns(found.distances)),
-                save_link(found.distances, "distances.csv"),
-            ),
-            _details(
-                f"Spectra of {len(found.spectral)} differences",
-                table("Spectra of what was added to the other's weights.",
-                      tables.spectral_columns(found.spectral)),
-                save_link(found.spectral, "differences.csv"),
-            ),
-        ]  # fmt: skip
-    return _section("All tables", *parts)
+def _draw_depth(table: pd.DataFrame, metric: str, x: str, y: str, about: str) -> Mapping[str, Any]:
+    """Draw a column of a table from the first row to the last; `x` and `y` name the axes."""
+
+    def draw(ax: Axes) -> None:
+        named = table.assign(name=[shorten(printable(name)) for name in table["name"]])
+        plots.plot_metric_by_depth(named, metric=metric, ax=ax)
+        ax.set(xlabel=x, ylabel=y)
+        if len(ax.get_legend_handles_labels()[0]) == 1:
+            ax.get_legend().remove()
+
+    return _draw(draw, (9.0, 4.4 if len(table) <= 30 else 3.6), about)
 
 
-def _details(title: str, *parts: str) -> str:
-    return f"<details><summary>{safe(title)}</summary>{''.join(parts)}</details>\n"
-
-
-def _words() -> str:
-    return _section("What the words mean", _facts(_WORDS.items()))
-
-
-def _origin(report: Report) -> str:
-    parts = [_source(report.provenance)]
-    if report.comparison:
-        parts += ["<h3>Compared with</h3>", _source(report.comparison.provenance)]
-    versions = ", ".join(f"{name} {text}" for name, text in report.provenance.versions.items())
-    facts = {"Convolutions": f"conv={report.conv!r}", "Computed by": versions}
-    return _section("Where this comes from", *parts, _facts(facts.items()))
-
-
-def _source(found: Provenance) -> str:
-    dtypes = ", ".join(f"{name} ({n})" for name, n in found.dtypes.items())
-    facts = {"Source": found.source, "dtypes (tensors)": dtypes}
-    if found.ties:
-        facts["Tied tensors"] = "; ".join(f"{name} to {to}" for name, to in found.ties.items())
-    facts |= {f"Metadata: {key}": str(value)[:300] for key, value in found.metadata.items()}
-    if found.files.empty:
-        return _facts([*facts.items(), ("Files", "none: the weights were in memory")])
-    return _facts(facts.items()) + table("Files read.", tables.file_columns(found.files))
-
-
-def _facts(pairs: Iterable[tuple[str, str]]) -> str:
-    items = "".join(f"<dt>{safe(key)}</dt><dd>{safe(value)}</dd>" for key, value in pairs)
-    return f'<dl class="facts">{items}</dl>'
+def _draw(draw: Any, size: tuple[float, float], about: str) -> Mapping[str, Any]:
+    """Return the attributes of an image: its PNG as an address, its size, and what it shows."""
+    figure, png = Figure(figsize=size, layout="constrained"), io.BytesIO()
+    with mpl.rc_context(plots.STYLE), warnings.catch_warnings():
+        # A letter of a name that the font has not is a box; the page's text has it.
+        warnings.filterwarnings("ignore", message="Glyph")
+        draw(figure.subplots())
+        figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
+    lines = f"{about} {plots.describe(figure)}".split("\n")
+    return {
+        "src": f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}",
+        "width": round(100 * size[0]),
+        "height": round(100 * size[1]),
+        "alt": Markup("&#10;").join(escape(printable(line)) for line in lines),
+    }

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences."""
+"""What the numbers of a report say, in sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 
 from wskit.fits import FEW_EIGENVALUES
-from wskit.report._report import Provenance
+
+MOST = 6
+"""Layers that get a picture, at the most: a report of 300 layers stays one that can be read."""
 
 VERDICTS = {
     "rank-collapse": "collapsed",
@@ -32,17 +34,17 @@ _PHASES = {
 }
 
 
-def remarks(spectral: pd.DataFrame, correlation: pd.DataFrame) -> pd.DataFrame:
-    """Say of each layer what its spectrum looks like, and what to be wary of: a row a layer."""
+def remark(spectral: pd.DataFrame, correlation: pd.DataFrame) -> pd.DataFrame:
+    """Say of each layer what its spectrum looks like, and what to be wary of."""
     neurons = correlation.set_index("name").to_dict("index")
-    rows = []
-    for row in spectral.to_dict("records"):
-        sentences = [*_of_spectrum(row), *_of_neurons(neurons.get(row["name"], {}))]
-        rows.append((row["name"], _verdict(row), " ".join(sentences)))
+    rows = [
+        (row["name"], _judge(row), " ".join(_describe(row, neurons.get(row["name"], {}))))
+        for row in spectral.to_dict("records")
+    ]
     return pd.DataFrame(rows, columns=["name", "verdict", "remarks"])
 
 
-def _verdict(row: Mapping[Any, Any]) -> str:
+def _judge(row: Mapping[Any, Any]) -> str:
     verdict = VERDICTS.get(row["phase"], "unclear")
     if row["kind"] == "low-rank":  # its rank says how it was made
         return "unclear"
@@ -55,147 +57,190 @@ def _verdict(row: Mapping[Any, Any]) -> str:
     return verdict
 
 
-def _of_spectrum(row: Mapping[Any, Any]) -> list[str]:
+def _describe(row: Mapping[Any, Any], neurons: Mapping[Any, Any]) -> list[str]:
     if np.isnan(row["log_norm"]):
         return [f"No spectrum: {row['reason'].rstrip('.')}."]
-    if row["log_norm"] == -np.inf:
-        return ["All its entries are zero."]
-    found = [_PHASES[row["phase"]].format(**row)] if row["phase"] else []
-    if row["kind"] == "low-rank":
-        found = [f"A product of two factors, of rank {row['rank']:.0f}."]
-    if row["n_matrices"] == 1 and row["stable_rank"] < _ONE_DIRECTION:
-        found.append(
-            f"One direction outweighs all others: the stable rank is {row['stable_rank']:.2f}."
-        )
-    if row["reason"]:
-        found.append(f"Not fitted: {row['reason'].rstrip('.')}.")
-    return [*found, row["warning"]] if row["warning"] else found
-
-
-def _of_neurons(row: Mapping[Any, Any]) -> list[str]:
     found = []
-    if row and not pd.isna(row["n_dead"]) and row["n_dead"] > 0:
-        found.append(f"{row['n_dead']} of {row['n_neurons']} neurons have no weight but zero.")
-    if row and row["excess"] > _ALIKE:
+    if row["log_norm"] == -np.inf:
+        found.append("All its entries are zero.")
+    elif row["kind"] == "low-rank":
+        found.append(f"A product of two factors, of rank {row['rank']:.0f}.")
+    elif row["phase"]:
+        found.append(_PHASES[row["phase"]].format(**row))
+    if row["log_norm"] > -np.inf:
+        if row["n_matrices"] == 1 and row["stable_rank"] < _ONE_DIRECTION:
+            rank = row["stable_rank"]
+            found.append(f"One direction outweighs all others: the stable rank is {rank:.2f}.")
+        if row["reason"]:
+            found.append(f"Not fitted: {row['reason'].rstrip('.')}.")
+        if row["warning"]:
+            found.append(row["warning"])
+    if neurons and not pd.isna(neurons["n_dead"]) and neurons["n_dead"] > 0:
         found.append(
-            f"Its neurons are alike: their mean |cosine| is {row['correlation']:.2f}, and "
-            f"{row['chance']:.2f} by chance."
+            f"{neurons['n_dead']} of {neurons['n_neurons']} neurons have no weight but zero."
+        )
+    if neurons and neurons["excess"] > _ALIKE:
+        found.append(
+            f"Its neurons are alike: their mean |cosine| is {neurons['correlation']:.2f}, and "
+            f"{neurons['chance']:.2f} by chance."
         )
     return found
 
 
-def summary(
-    inventory: pd.DataFrame,
+def summarise(
+    n_parameters: int,
+    n_tensors: int,
     spectral: pd.DataFrame,
     remarks: pd.DataFrame,
     correlation: pd.DataFrame,
-    provenance: Provenance,
 ) -> tuple[str, ...]:
     """Say in a few sentences what there is, and what it cannot say."""
-    has = spectral["log_norm"].notna()
-    n, n_tensors = int(has.sum()), sum(provenance.dtypes.values())
+    judged = remarks[spectral["log_norm"].notna().to_numpy()]
     found = [
-        f"There are {provenance.n_parameters:,} parameters in {_count(n_tensors, 'tensor')}, and "
-        f"{_count(n, 'layer')} with a spectrum."
+        f"There are {n_parameters:,} parameters in {_count(n_tensors, 'tensor')}, and "
+        f"{_count(len(judged), 'layer')} with a spectrum."
     ]
-    if n == 0:
+    if judged.empty:
         found.append("Without a matrix there is nothing to say about training.")
     else:
-        trained, *others = _of_verdicts(remarks[has.to_numpy()])
-        found += [trained, _of_alpha(spectral), *others]
-    found += _of_trouble(spectral, correlation)
+        named = {key: list(rows["name"]) for key, rows in judged.groupby("verdict")}
+        trained = named.pop("trained", [])
+        which = "All" if len(trained) == len(judged) else f"{len(trained)} of {len(judged)}"
+        found.append(
+            f"{which} look trained: random entries do not have such spectra."
+            if trained
+            else "None looks trained."
+        )
+        found.append(_say_alpha(spectral))
+        for verdict, text in (
+            ("random", "cannot be told from random entries"),
+            ("collapsed", "lost rank"),
+            (
+                "unclear",
+                f"cannot be judged (under {FEW_EIGENVALUES} eigenvalues, none beyond chance, or no "
+                "law that fits)",
+            ),
+        ):
+            if names := named.get(verdict):
+                found.append(f"{len(names)} {text}: {_list(names)}.")
+    if names := list(spectral["name"][spectral["reason"].str.contains("NaN or inf")]):
+        found.append(f"NaN or inf is in {_count(len(names), 'layer')}: {_list(names)}.")
+    if n_dead := int(correlation["n_dead"].sum()):
+        names = list(correlation["name"][correlation["n_dead"].fillna(0) > 0])
+        found.append(f"{_count(n_dead, 'neuron')} in {_list(names)} have no weight but zero.")
     found.append(
-        "Weights alone do not tell how accurate a network is, or on what; nor does a spectrum "
-        "that differs from a random one prove training, for entries that were never independent "
-        "(orthogonal initialisation, pruning, quantisation) differ as well."
+        "Weights alone do not tell how accurate a network is, or on what. Nor does a spectrum that "
+        "differs from a random one prove training: entries that were never independent (orthogonal "
+        "initialisation, pruning, quantisation) differ as well."
     )
     return tuple(found)
 
 
-def _of_verdicts(remarks: pd.DataFrame) -> list[str]:
-    groups = {key: list(rows["name"]) for key, rows in remarks.groupby("verdict")}
-    n, found = len(remarks), []
-    if names := groups.get("trained"):
-        which = "All" if len(names) == n else f"{len(names)} of {n}"
-        found.append(f"{which} look trained: random entries do not have such spectra.")
-    else:
-        found.append("None looks trained.")
-    if names := groups.get("random"):
-        found.append(f"{len(names)} cannot be told from random entries: {_listed(names)}.")
-    if names := groups.get("collapsed"):
-        found.append(f"{len(names)} lost rank: {_listed(names)}.")
-    if names := groups.get("unclear"):
-        few = f"under {FEW_EIGENVALUES} eigenvalues, none beyond chance, or no law that fits"
-        found.append(f"{len(names)} cannot be judged ({few}): {_listed(names)}.")
-    return found
-
-
-def _of_alpha(spectral: pd.DataFrame) -> str:
-    sound = spectral[spectral["alpha"].notna() & (spectral["warning"] == "")]
-    if sound.empty:
+def _say_alpha(spectral: pd.DataFrame) -> str:
+    alpha = _select_sound(spectral).set_index("name")["alpha"]
+    if alpha.empty:
         return "In no layer can the exponent alpha be read: each has a warning, or no tail."
-    alpha = sound.set_index("name")["alpha"]
-    if len(sound) == 1:
+    if len(alpha) == 1:
         return f"Alpha can be read in one layer, {alpha.index[0]}: {alpha.iloc[0]:.2f}."
     return (
-        f"In the {len(sound)} layers whose exponent alpha can be read, its median is "
+        f"In the {len(alpha)} layers whose exponent alpha can be read, its median is "
         f"{alpha.median():.2f}; it goes from {alpha.min():.2f} ({alpha.idxmin()}) to "
         f"{alpha.max():.2f} ({alpha.idxmax()})."
     )
 
 
-def _of_trouble(spectral: pd.DataFrame, correlation: pd.DataFrame) -> list[str]:
-    found = []
-    rows = spectral.to_dict("records")
-    if names := [str(row["name"]) for row in rows if "NaN or inf" in row["reason"]]:
-        found.append(f"NaN or inf is in {_count(len(names), 'layer')}: {_listed(names)}.")
-    n_dead = int(correlation["n_dead"].sum())
-    if n_dead:
-        layers = list(correlation["name"][correlation["n_dead"].fillna(0) > 0])
-        found.append(f"{_count(n_dead, 'neuron')} in {_listed(layers)} have no weight but zero.")
+def _select_sound(spectral: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose alpha can be read."""
+    return spectral[spectral["alpha"].notna() & (spectral["warning"] == "")]
+
+
+def choose(spectral: pd.DataFrame, remarks: pd.DataFrame) -> dict[str, str]:
+    """Choose layers that are worth a picture: the ends and the middle of what is there.
+
+    Returns
+    -------
+    dict of str to str
+        Names, each with the reason; at most `MOST`.
+    """
+    table = spectral.assign(verdict=remarks["verdict"].to_numpy())
+    table = table[table["log_norm"].notna()]
+    table = table.sort_values("n_eigenvalues", ascending=False, kind="stable")
+    sound = _select_sound(table).sort_values("alpha", kind="stable")
+    trained = sound[sound["verdict"] == "trained"]
+    random, collapsed = (table[table["verdict"] == key] for key in ("random", "collapsed"))
+    share = collapsed["rank"] / collapsed["M"]
+    spiked = table[table["n_spikes"].notna() & (table["verdict"] == "trained")]
+    spikes = spiked["n_spikes"].astype(float) / spiked["n_eigenvalues"]
+    found: dict[str, str] = {}
+    for rows, why in (
+        (trained, "the heaviest tail whose alpha can be read, {alpha:.2f}"),
+        (trained[::-1], "the lightest tail of those that look trained, with alpha = {alpha:.2f}"),
+        (sound[len(sound) // 2 :] if len(sound) > 2 else sound[:0],
+         "the median of all alpha, {alpha:.2f}"),
+        (collapsed.loc[share.sort_values(kind="stable").index],
+         "the least rank: {rank:.0f} of at most {M}"),
+        (random, "the largest that looks like random entries"),
+        (spiked.loc[spikes.sort_values(ascending=False, kind="stable").index],
+         "the most eigenvalues beyond a random bulk, {n_spikes} of {n_eigenvalues}"),
+    ):  # fmt: skip
+        for row in rows[:1].to_dict("records"):
+            found.setdefault(row["name"], why.format_map(row))
+    for row in table[:1].to_dict("records") if not found else []:
+        found[row["name"]] = "the largest layer"
+    return dict(list(found.items())[:MOST])
+
+
+def choose_moved(spectral: pd.DataFrame, distances: pd.DataFrame) -> dict[str, str]:
+    """Choose differences that are worth a picture: those that moved most, and the least rank."""
+    table = spectral[spectral["log_norm"].notna() & (spectral["log_norm"] > -np.inf)]
+    moved = distances.set_index("name")["relative"]
+    # A place in a kernel, conv.weight[0,2], has moved as far as its tensor.
+    tensors = [name if name in moved else name.rpartition("[")[0] for name in table["name"]]
+    table = table.assign(
+        relative=moved.reindex(tensors).to_numpy(), share=table["rank"] / table["M"]
+    )
+    table = table.sort_values("relative", ascending=False, kind="stable")
+    found = {}
+    for row, place in zip(
+        table[:2].itertuples(), ("more than any other", "next to that"), strict=False
+    ):
+        found[row.name] = f"moved by {row.relative:.1%} of its length, {place}"
+    low = table[table["phase"] == "rank-collapse"].sort_values("share", kind="stable")
+    for row in low[:1].itertuples():
+        text = f"the change of least rank, {row.rank:.0f} of at most {row.M}"
+        found.setdefault(row.name, text)
     return found
 
 
-def comparison_summary(
-    distances: pd.DataFrame,
-    spectral: pd.DataFrame,
-    total: Mapping[str, float],
-    origin: Provenance,
+def summarise_comparison(
+    distances: pd.DataFrame, spectral: pd.DataFrame, total: Mapping[str, float], source: str
 ) -> tuple[str, ...]:
     """Say in a few sentences how far two sets of weights are from each other."""
     compared = distances[distances["reason"] == ""]
-    still = compared[compared["distance"] == 0]
+    still = list(compared["name"][compared["distance"] == 0])
     found = [
-        f"{len(compared)} of {_count(len(distances), 'tensor')} can be compared with "
-        f"{origin.source}."
+        f"{len(compared)} of {_count(len(distances), 'tensor')} can be compared with {source}."
     ]
     if len(still) == len(compared):
         return (*found, "All of them are equal.")
-    found.append(
-        f"They are {total['distance']:.3g} apart, {total['relative']:.1%} of the other's length, "
-        f"at an angle of {total['angle']:.1f} degrees."
+    moved = compared.sort_values("relative", ascending=False, kind="stable")[:3]
+    farthest = ", ".join(
+        f"{row.name} ({row.relative:.1%})" for row in moved.itertuples(index=False)
     )
-    moved = compared.sort_values("relative", ascending=False, kind="stable").head(3)
-    texts = [
-        f"{name} ({share:.1%})"
-        for name, share in zip(moved["name"], moved["relative"], strict=True)
+    found += [
+        f"They are {total['distance']:.3g} apart, {total['relative']:.1%} of the other's length, "
+        f"at an angle of {total['angle']:.1f} degrees.",
+        f"Most of its own length moved: {farthest}.",
     ]
-    found.append(f"Most of its own length moved: {', '.join(texts)}.")
-    if len(still):
-        found.append(
-            f"{_count(len(still), 'tensor')} did not move: {_listed(list(still['name']))}."
-        )
+    if still:
+        found.append(f"{_count(len(still), 'tensor')} did not move: {_list(still)}.")
     changed = spectral[spectral["log_norm"] > -np.inf]
-    low = list(changed["name"][changed["phase"] == "rank-collapse"])
-    if low:
+    if names := list(changed["name"][changed["phase"] == "rank-collapse"]):
+        layers = _count(len(changed), "layer")
+        found.append(f"The change of {len(names)} of {layers} is of low rank: {_list(names)}.")
+    if names := list(changed["name"][changed["phase"].isin(["random-like", "bleeding-out"])]):
         found.append(
-            f"The change of {len(low)} of {_count(len(changed), 'layer')} is of low rank: "
-            f"{_listed(low)}."
-        )
-    chance = list(changed["name"][changed["phase"].isin(["random-like", "bleeding-out"])])
-    if chance:
-        found.append(
-            f"The change of {len(chance)} cannot be told from random entries: {_listed(chance)}."
+            f"The change of {len(names)} cannot be told from random entries: {_list(names)}."
         )
     return tuple(found)
 
@@ -204,6 +249,6 @@ def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def _listed(names: Sequence[str], limit: int = 3) -> str:
+def _list(names: Sequence[str], limit: int = 3) -> str:
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
