@@ -62,6 +62,7 @@ def test_imports_go_down(module):
         module,
         "__version__",
         "_texts",
+        "_sources",
         "_parallel",
         "_checks",
         "_exchange",

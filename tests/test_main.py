@@ -53,6 +53,7 @@ def test_version(capsys: Any) -> None:
     [
         *([], ["labs"], ["data"], ["lab", "--port", "many"], ["app"], ["app", "all"]),
         *(["app", "esd", "a", "b"], ["app", "esd", "--port", "70000"]),
+        *(["report", "a", "-o", "b", "--device", "abacus"],),
         *(["report", "a", "-o", "b", "--conv", "none"], ["soup", "a", "-o", "b", "--method", "no"]),
     ],
 )
@@ -320,6 +321,62 @@ def test_the_browser_is_opened_by_a_file_of_ones_own(
     assert file.stat().st_mode & 0o077 == 0
     server._Server(**place, with_browser=False).launch_browser()
     assert len(opened) == 1
+
+
+# -- report ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of weights in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    weights = {"fc.weight": torch.randn(70, 60, generator=torch.Generator().manual_seed(0))}
+    return save_weights(weights, tmp_path / "model.safetensors")
+
+
+def test_report_of_a_file_with_a_folder(model: Path, capsys: Any) -> None:
+    folder = save_weights({"fc.weight": torch.ones(70, 60)}, "folder")
+    for conv in ("slices", "unfold"):  # the second time, the first page is replaced
+        arguments = [model.name, "-o", "r.html", "--with", str(folder), "--conv", conv]
+        assert cli.main(["report", *arguments]) == 0
+        assert capsys.readouterr() == ("r.html\n", "")
+        text = Path("r.html").read_text(encoding="utf-8")
+        assert "<h1>model.safetensors</h1>" in text
+        assert f"conv=&#39;{conv}&#39;" in text
+        assert "1 of 1 tensor can be compared with folder." in text
+
+
+def test_report_of_a_name_of_the_data(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(data, "fetch", lambda name, **_: asked.append(name) or model)
+    assert cli.main(["report", "cifar-resnet20", "-o", "r.html"]) == 0
+    assert asked == ["cifar-resnet20"]
+    capsys.readouterr()
+    Path("cifar-resnet20").mkdir()  # what lies here comes first
+    assert "expected a folder of weights" in refuse(
+        capsys, "report", "cifar-resnet20", "-o", "r.html"
+    )
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("none -o r.html", "none: expected weights"),
+        ("mnist-test-images -o r.html", "mnist-test-images: expected weights"),
+        ("model.safetensors -o r.html --with no", "no: expected weights"),
+        ("unread.pt -o mine.html", "expected a new name or an earlier report"),
+        ("unread.pt -o no/r.html", "make it first"),
+    ],
+)
+def test_report_refuses(arguments: str, message: str, model: Path, capsys: Any) -> None:
+    """The target is looked at before the work."""
+    Path("mine.html").write_text("mine")
+    assert message in refuse(capsys, "report", *arguments.split())
+    assert not Path("r.html").exists()
+    assert Path("mine.html").read_text() == "mine"
 
 
 # -- doctor ----------------------------------------------------------------------------------

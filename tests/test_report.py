@@ -283,10 +283,15 @@ def test_origin_of_shards(tmp_path, weights):
     assert found.facts["Metadata: made"] == "here"
 
 
-def test_weights_in_memory_have_no_files(found):
-    assert found.origin.source == "dict"
-    assert found.origin.files.empty
-    assert found.origin.facts["Tied tensors"] == "tied.weight to random.weight"
+def test_weights_are_taken_from_wherever_they_are(tmp_path, monkeypatch):
+    net = torch.nn.Sequential(torch.nn.Linear(60, 70, bias=False))
+    path = save_weights(net.state_dict(), tmp_path / "net.safetensors")
+    monkeypatch.setattr("wskit.data.fetch", lambda name, **_: {"cifar-resnet20": path}[name])
+    expected = report.examine(net.state_dict())
+    for source in (net, path, str(path), open_checkpoint(path), "cifar-resnet20"):
+        found = report.examine(source, other=source)
+        assert found.spectral.equals(expected.spectral)
+        assert found.comparison.summary[-1] == "All of them are equal."
 
 
 # -- what is refused -------------------------------------------------------------------------

@@ -85,6 +85,16 @@ def _read_port(text: str) -> int:
     return int(text)
 
 
+def _read_device(text: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device that torch finds here") from error
+    return text
+
+
 def _add_folder(command: argparse.ArgumentParser) -> None:
     command.add_argument("dir", type=Path)
 
@@ -96,7 +106,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("-o", "--output", required=True, help="an .html file")
     report.add_argument("--with", dest="other", metavar="OTHER", help="weights to compare with")
     report.add_argument("--conv", default="slices", choices=get_args(ConvRule))
-    report.add_argument("--device", help="where to compute, as cuda; default: the CPU")
+    report.add_argument("--device", type=_read_device, help="as cuda; default: the CPU")
 
 
 def _add_soup(soup: argparse.ArgumentParser) -> None:
@@ -179,9 +189,17 @@ def _doctor(_: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from wskit._report_command import run
+    from wskit import report
 
-    run(options)
+    report.check_target(options.output)  # before the work, not after it
+    found = report.examine(
+        options.checkpoint,
+        other=options.other,
+        conv=options.conv,
+        device=options.device,
+        progress=sys.stderr.isatty(),
+    )
+    print(report.write_report(found, options.output))
 
 
 def _soup(options: argparse.Namespace) -> None:

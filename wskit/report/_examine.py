@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import os
 import platform
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wskit import __version__
-from wskit.checkpoints import Checkpoint, hash_files, open_checkpoint
+from wskit._sources import open_source
+from wskit.checkpoints import Checkpoint, hash_files
 from wskit.errors import ReportError
 from wskit.features import correlation_table, spectral_table
 from wskit.fits import Laws, fit_laws
@@ -34,6 +36,7 @@ MOST_NEURONS = 16_384
 MOST_SHUFFLED = 2**26
 """Entries of a layer that are shuffled at the most: each takes eight bytes, and a copy."""
 
+Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 MEASURES = ("norm", "other_norm", "distance", "relative", "angle")
 
 
@@ -141,9 +144,9 @@ class Report:
 
 
 def examine(
-    weights: Mapping[str, Tensor],
+    weights: Source,
     *,
-    other: Mapping[str, Tensor] | None = None,
+    other: Source | None = None,
     conv: ConvRule = "slices",
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -152,9 +155,10 @@ def examine(
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
-        Read one tensor at a time.
-    other : mapping of str to Tensor, optional
+    weights : str, path, nn.Module or mapping of str to Tensor
+        A file, a folder, a ``hf://`` reference, a name of `wskit.data.catalog`, a module or a
+        mapping; read one tensor at a time.
+    other : the same, optional
         To compare with: an earlier step of training, say, or the model that it was fine-tuned
         from. Tensors of the same name and shape are compared.
     conv : {"slices", "unfold", "per-slice", "fft"}, default "slices"
@@ -242,10 +246,8 @@ class Part(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def _open(weights: Mapping[str, Tensor]) -> Checkpoint:
-    opened = (
-        weights if isinstance(weights, Checkpoint) else open_checkpoint(weights, strip_prefixes=())
-    )
+def _open(source: Source) -> Checkpoint:
+    opened = open_source(source)
     if not opened:
         raise ReportError(f"expected weights to report on, but {opened.source} holds no tensor")
     for name in opened:
