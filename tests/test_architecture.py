@@ -1,88 +1,111 @@
-"""The way in goes down, never up; and what is heavy is loaded only when it is used."""
+"""The house: the way in goes down, what is heavy waits until it is used, and all of it is small."""
 
 import ast
+import graphlib
+import importlib
+import io
 import subprocess
 import sys
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "wskit"
-MODULES = sorted(path.stem for path in PACKAGE.iterdir() if path.stem[0] not in "_.")
+import wskit
 
-# What each module may import of wskit at run time. `errors` is open to everyone.
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "wskit"
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MODULES = sorted({name.split(".")[1] for name in FILES if "." in name})
+PUBLIC = [name for name in MODULES if name[0] != "_" and name != "errors"]
+
+# What each module may import of wskit at run time, beside `errors`, and the base below it.
+BASE = {"_base", "_checks", "_exchange", "_parallel", "_texts", "_weights"}
+L2 = {"spectra", "fits", "geometry", "averaging", "zoo"}
 MAY_IMPORT = {
-    "errors": set(),
-    "data": set(),
-    "checkpoints": set(),
-    "spectra": set(),
-    "fits": set(),
-    "geometry": set(),
-    "averaging": set(),
-    "zoo": set(),
+    **dict.fromkeys(["errors", "data", "checkpoints", "predictors", "plots", "course", *L2], set()),
     "features": {"spectra", "fits"},
     "landscape": {"averaging", "zoo"},
     "soups": {"averaging", "zoo"},
-    "predictors": set(),
-    "plots": set(),
     "exercises": {"features", "fits", "landscape", "predictors", "spectra", "zoo"},
-    "course": set(),
-    "widgets": {
-        *("plots", "checkpoints", "data", "spectra", "fits", "features", "zoo", "predictors"),
-        *("geometry", "landscape", "averaging", "soups"),
-    },
-    "report": {"plots", "checkpoints", "data", "spectra", "fits", "features", "geometry"},
+    "_sources": {"checkpoints", "data", "zoo"},
+    "report": {"plots", "checkpoints", "data", "spectra", "fits", "features", "geometry"}
+    | {"_sources"},
+    "widgets": {"plots", "checkpoints", "data", "features", "predictors", "landscape", "soups"}
+    | {"_sources", *L2},
 }
 NO_TORCH = {"fits", "predictors", "plots", "errors", "course"}
 
+# The budget: what is over it wants a simpler idea, or a library.
+MOST_CODE, MOST_LINES, MOST_NAMES = 12_000, 19_500, 150
+MOST_LINES_OF_TESTS, MOST_LINES_OF_A_FILE = 18_000, 500
 
-def imports(module: str) -> set[str]:
-    """Dotted names that a module or a folder imports at run time, inside functions as well."""
-    path = PACKAGE / module
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports at run time, inside functions as well."""
     found = set()
-    for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-        tree = ast.parse(file.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                node.body = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{file} has a relative import"
-                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("module", MODULES)
+IMPORTS = {name: imports(path) for name, path in FILES.items()}
+
+
+def of_module(module: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (file, dotted name in parts) of all that the files of a module import of wskit."""
+    for file, names in IMPORTS.items():
+        if file.split(".")[1:2] == [module]:
+            yield from ((file, name.split(".")) for name in names if name.startswith("wskit."))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m in MAY_IMPORT or m[0] != "_"])
 def test_imports_go_down(module):
-    used = {name.split(".")[1] for name in imports(module) if name.startswith("wskit.")}
-    allowed = MAY_IMPORT[module] | {
-        "errors",
-        module,
-        "__version__",
-        "_texts",
-        "_sources",
-        "_parallel",
-        "_checks",
-        "_exchange",
-        "_weights",
-    }
+    used = {parts[1] for _, parts in of_module(module)} & set(MODULES)
+    allowed = MAY_IMPORT[module] | BASE | {"errors", module}
     assert used <= allowed, f"wskit.{module} must not import {used - allowed}"
 
 
-def test_no_package_looks_into_another():
-    """What another package may use stands in the other's ``__init__``, or in a bottom module."""
-    for path in PACKAGE.iterdir():
-        if path.is_dir() or path.suffix == ".py":
-            names = [name.split(".") for name in imports(path.stem) if name.startswith("wskit.")]
-            private = [n for n in names if n[1] != path.stem and any(p[0] == "_" for p in n[2:])]
-            assert not private, f"wskit.{path.stem} imports {'.'.join(private[0])}"
+@pytest.mark.parametrize("module", sorted(BASE & set(MODULES)))
+def test_the_base_is_at_the_bottom(module):
+    assert {parts[1] for _, parts in of_module(module)} & set(MODULES) <= BASE | {"errors"}
+
+
+def test_no_module_looks_into_another():
+    """What another module may use stands in the other's ``__init__``, or in the base."""
+    for module in MODULES:
+        for file, parts in of_module(module):
+            private = parts[1] != module and any(part[0] == "_" for part in parts[2:])
+            assert not private, f"{file} imports {'.'.join(parts)}"
+
+
+def test_no_import_goes_in_a_circle():
+    graph = {}
+    for file, names in IMPORTS.items():
+        near = {name if name in FILES else name.rpartition(".")[0] for name in names}
+        graph[file] = {name for name in near & set(FILES) if name not in (file, "wskit")}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("module", sorted(NO_TORCH))
 def test_no_torch(module):
-    assert not {name for name in imports(module) if name.split(".")[0] == "torch"}
+    files = [names for file, names in IMPORTS.items() if file.split(".")[1:2] == [module]]
+    assert not [name for names in files for name in names if name.split(".")[0] == "torch"]
 
 
 def test_import_is_light():
@@ -99,8 +122,57 @@ def test_import_is_light():
 
 
 def test_every_submodule_is_listed():
-    import wskit
-
-    assert set(wskit._SUBMODULES) == set(MODULES) - {"errors", "course"}
+    assert set(wskit._SUBMODULES) == set(PUBLIC) - {"course"}
     with pytest.raises(AttributeError, match="no attribute 'spectrums'"):
         _ = wskit.spectrums
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_module_shows_what_users_use(module):
+    found = importlib.import_module(f"wskit.{module}")
+    assert {name for name in dir(found) if not name.startswith("__")} == set(found.__all__)
+    assert all(hasattr(found, name) for name in found.__all__)
+
+
+def code_lines(text: str) -> int:
+    """Count the lines that hold code: neither blank, nor a comment, nor of a docstring."""
+    kept = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    prose: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, kept) and ast.get_docstring(node, clean=False) is not None:
+            prose |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    void = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER}
+    void |= {tokenize.INDENT, tokenize.DEDENT}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in void:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - prose)
+
+
+def length(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_lines_of_code_are_counted():
+    text = '"""A docstring\n\nof three lines."""\n\n# a comment\nx = (\n    1\n)  # three lines\n'
+    assert code_lines(text) == 3
+
+
+def test_the_package_is_small():
+    texts = {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
+    assert sum(map(code_lines, texts.values())) <= MOST_CODE
+    assert sum(len(text.splitlines()) for text in texts.values()) <= MOST_LINES
+    names = {m: len(importlib.import_module(f"wskit.{m}").__all__) for m in PUBLIC}
+    assert sum(n for module, n in names.items() if module != "exercises") <= MOST_NAMES, names
+
+
+def test_no_file_is_long():
+    long = {name: length(path) for name, path in FILES.items()}
+    assert not {name: n for name, n in long.items() if n > MOST_LINES_OF_A_FILE}
+
+
+def test_the_tests_are_fewer_than_the_code():
+    folder = ROOT / "tests"
+    files = [path for kind in ("py", "tsv", "cfg") for path in folder.rglob(f"*.{kind}")]
+    assert sum(map(length, files)) <= MOST_LINES_OF_TESTS

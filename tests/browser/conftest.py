@@ -21,6 +21,9 @@ def pytest_collection_modifyitems(items):
     missing = _missing()
     for item in here:
         item.add_marker(pytest.mark.browser)
+        # The tests of a file share a page, and a worker; each tutorial may be on another.
+        alone = item.path.stem == "test_notebooks"
+        item.add_marker(pytest.mark.xdist_group(item.name if alone else item.path.stem))
         if missing and os.environ.get("WSKIT_REQUIRE_BROWSER") != "1":
             item.add_marker(pytest.mark.skip(reason=missing))
 
