@@ -53,7 +53,7 @@ def test_the_package_asks_nobody(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr[-3000:]
     counts = re.search(r"modules: (\d+) examples: (\d+)\n", found.stdout)
     assert counts is not None
-    assert int(counts[1]) > 100
+    assert int(counts[1]) > 40
     assert int(counts[2]) > 100
     assert found.stdout.endswith("asked: []\n")
 
