@@ -44,17 +44,22 @@ print(json.dumps({"open": after[0], "read": after[1], "tensor": ckpt["layer0"].n
 SAVE_PROBE = """
 import json, sys
 import torch
+from wskit._base.weights import LazyWeights
 from wskit.checkpoints import save_weights
 
-class Lazy(dict):
+class Lazy(LazyWeights):
     def __init__(self, tensors, numel):
-        super().__init__({f"layer{i}": (numel,) for i in range(tensors)})
+        self.names, self.numel = [f"layer{i}" for i in range(tensors)], numel
+    def __iter__(self):
+        return iter(self.names)
+    def __len__(self):
+        return len(self.names)
     def shape(self, name):
-        return super().__getitem__(name)
+        return (self.numel,)
     def dtype(self, name):
         return torch.float32
     def __getitem__(self, name):
-        return torch.ones(self.shape(name))
+        return torch.ones(self.numel)
 
 target, tensors, numel = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 save_weights(Lazy(tensors, 4), target)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from wskit._base.weights import LazyWeights
+
 OLD_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 FORMATS = ("safetensors", "zip", "old", "npz")
 
@@ -22,6 +24,60 @@ def weights() -> dict[str, torch.Tensor]:
         "layer10.weight": torch.randn(2, 4, generator=generator),
         "bias": torch.tensor([1.0, float("nan"), float("inf")]),
     }
+
+
+class Lazy(LazyWeights):
+    """A dict of tensors as lazy weights, which note what is read of them."""
+
+    def __init__(self, values: dict[str, torch.Tensor]) -> None:
+        self.values_, self.reads = values, []
+
+    def __getitem__(self, name):
+        self.reads.append(name)
+        return self.values_[name]
+
+    def __iter__(self):
+        return iter(self.values_)
+
+    def __len__(self):
+        return len(self.values_)
+
+    def shape(self, name):
+        return tuple(self.values_[name].shape)
+
+    def dtype(self, name):
+        return self.values_[name].dtype
+
+
+class Blocks(Lazy):
+    """Lazy weights that are read in blocks only, as those of a lazy merge."""
+
+    block_reads = True
+    block_entries = 2**18
+
+    def __getitem__(self, name):
+        raise AssertionError("a whole tensor was read")
+
+    def read_block(self, name, start, stop, out=None):
+        self.reads.append((name, start, stop))
+        return out.copy_(self.values_[name].reshape(-1)[start:stop])
+
+
+class Fresh(dict):
+    """A mapping that makes its tensors on request, so that they may get the same address."""
+
+    def __getitem__(self, name):
+        return torch.full((1000,), float(name))
+
+    def items(self):
+        return ((name, self[name]) for name in self)
+
+
+def tied() -> torch.nn.Module:
+    nn = torch.nn
+    model = nn.ModuleDict({"embed": nn.Linear(40, 30, bias=False), "head": nn.Linear(40, 30)})
+    model["head"].weight = model["embed"].weight
+    return model
 
 
 def write(folder: Path, kind: str) -> Path:

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from http_server import Reply, Server
 
-from wskit.data import _manifests
+from wskit.data import _download, _manifests
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
 
-QUICK = {"retries": 2, "backoff": 0.01, "timeout": 5.0, "progress": False}
+QUICK = {"retries": 2, "timeout": 5.0, "progress": False}
 
 
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point wskit at a cache and manifests in `tmp_path`; no mirror, not offline."""
     (tmp_path / "manifests").mkdir()
     monkeypatch.setattr(_manifests, "manifest_folder", lambda: tmp_path / "manifests")
+    monkeypatch.setattr(_download, "BACKOFF", 0.01)
     monkeypatch.setenv("WSKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("WSKIT_MIRROR", raising=False)

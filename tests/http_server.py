@@ -20,13 +20,15 @@ class Reply:
     status: int = 200
     location: str = ""  # of a redirect
     etag: str = '"v1"'
+    raw: bytes = b""  # send just this, instead of an answer
     ranges: bool = True  # answers Range requests
-    length: int | None = None  # Content-Length to state instead of the true one
+    length: int | str | None = None  # Content-Length to state instead of the true one
     chunked: bool = False  # states no length
     bare: bool = False  # states no length, and ends by closing the connection
     cut: int | None = None  # bytes of this answer after which the connection is closed
     reset: bool = False  # ... is reset, rather than closed in order
     pause: float = 0.0  # seconds before each chunk
+    chunk: int = CHUNK
 
 
 class Server:
@@ -84,6 +86,9 @@ def running() -> Iterator[Server]:
 
 def _answer(handler: BaseHTTPRequestHandler, reply: Reply, span: str | None) -> None:
     handler.close_connection = True
+    if reply.raw:
+        handler.wfile.write(reply.raw)
+        return
     body, status = reply.content, reply.status
     handler_headers = {"Connection": "close", "ETag": reply.etag}
     if reply.location:
@@ -108,9 +113,9 @@ def _answer(handler: BaseHTTPRequestHandler, reply: Reply, span: str | None) -> 
 
 
 def _send(handler: BaseHTTPRequestHandler, reply: Reply, body: bytes) -> None:
-    for start in range(0, len(body), CHUNK):
+    for start in range(0, len(body), reply.chunk):
         time.sleep(reply.pause)
-        piece = body[start : start + CHUNK]
+        piece = body[start : start + reply.chunk]
         if reply.chunked:
             piece = f"{len(piece):x}\r\n".encode() + piece + b"\r\n"
         handler.wfile.write(piece)

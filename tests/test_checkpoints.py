@@ -1,6 +1,7 @@
 """Opening: the same weights from every source, lazily, under the same names."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_kit import FORMATS, weights, write
-from safetensors.torch import save_file, save_model
+from checkpoint_kit import FORMATS, Fresh, Lazy, tied, weights, write
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from wskit.checkpoints import Checkpoint, open_checkpoint, save_weights
@@ -123,13 +124,26 @@ def test_rows_are_those_of_the_tensor(tmp_path, kind):
         ckpt.rows("bias", 0, 1)
 
 
-def test_rows_of_a_file_that_became_shorter(tmp_path):
-    path = write(tmp_path, "safetensors")
-    ckpt = open_checkpoint(path)
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(CheckpointError, match=r"expected readable rows.*has become shorter"):
-        [ckpt.rows(name, 0, 9) for name in ckpt]
-    ckpt.close()
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+@pytest.mark.parametrize("how", ["cut", "written to", "replaced"])
+def test_a_file_that_changes_while_it_is_open_gives_no_garbage(tmp_path, kind, how):
+    path = write(tmp_path, kind)
+    with open_checkpoint(path, mapped=False) as ckpt:
+        assert same(ckpt["bias"], weights()["bias"])
+        if how == "cut":
+            os.truncate(path, path.stat().st_size - 4)
+        elif how == "written to":
+            os.utime(path, ns=(0, 0))  # where the clock is coarse, the next line changes nothing
+            path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+        else:
+            path.write_bytes(b"")
+            (tmp_path / "other").mkdir()
+            write(tmp_path / "other", kind).replace(path)
+        for read in (lambda: ckpt["bias"], lambda: ckpt.rows("bias", 0, 2)):
+            with pytest.raises(
+                CheckpointError, match=r"'bias': .* changed or replaced after it was"
+            ):
+                read()
 
 
 def test_a_module_and_a_mapping_are_live_views():
@@ -146,31 +160,18 @@ def test_a_module_and_a_mapping_are_live_views():
     assert again["bias"].shape == (2,)
 
 
-def test_a_mapping_that_tells_shapes_is_not_read(without_type_checks):
-    class Lazy(dict):
-        def shape(self, name):
-            return (2,)
-
-        def dtype(self, name):
-            return torch.float32
-
-        def __getitem__(self, name):
-            raise RuntimeError("read")
-
-    ckpt = open_checkpoint(Lazy(a=None, b=None))
-    assert ckpt.nbytes == 16
-    with pytest.raises(CheckpointError, match=r"Lazy, tensor 'a': .*RuntimeError: read"):
+def test_lazy_weights_are_not_read(without_type_checks):
+    lazy = Lazy({"a": torch.ones(2), "b": torch.ones(3, 2)})
+    ckpt = open_checkpoint(lazy)
+    assert (ckpt.nbytes, lazy.reads, ckpt.views) == (32, [], False)
+    assert ckpt.rows("b", 1, 2).shape == (1, 2)
+    lazy.values_ = {}
+    with pytest.raises(CheckpointError, match=r"Lazy, tensor 'a': .*KeyError: 'a'"):
         ckpt["a"]
 
 
 def assert_same_memory(left: torch.Tensor, right: torch.Tensor) -> None:
     assert left.data_ptr() == right.data_ptr()
-
-
-def tied() -> nn.Module:
-    model = nn.ModuleDict({"embed": nn.Linear(4, 3, bias=False), "head": nn.Linear(4, 3)})
-    model["head"].weight = model["embed"].weight
-    return model
 
 
 @pytest.mark.parametrize("suffix", ["pt", "th", "safetensors", "module"])
@@ -185,23 +186,22 @@ def test_tied_tensors_stay_tied(tmp_path, suffix):
     with open_checkpoint(model if suffix == "module" else source) as ckpt:
         assert set(ckpt) == {"embed.weight", "head.weight", "head.bias"}
         assert_same_memory(ckpt["embed.weight"], ckpt["head.weight"])
-        assert ckpt.nbytes == 4 * (12 + 3), "tied tensors count once"
+        assert ckpt.nbytes == 4 * (40 * 30 + 30), "tied tensors count once"
         assert set(ckpt.ties.items()) < {
             ("head.weight", "embed.weight"),
             ("embed.weight", "head.weight"),
         }
 
 
-def test_tensors_made_on_request_are_not_taken_for_tied():
-    class Fresh(dict):
-        def __getitem__(self, name):
-            return torch.full((1000,), float(name))
-
-        def items(self):
-            return ((name, self[name]) for name in self)
-
-    ckpt = open_checkpoint(Fresh.fromkeys("123"))
-    assert not ckpt.ties, "the same address, freed and used again, is no tie"
+def test_tensors_made_on_request_are_not_taken_for_tied(tmp_path, without_type_checks):
+    fresh = Fresh.fromkeys("123")
+    assert not open_checkpoint(fresh).ties, "the same address, freed and used again, is no tie"
+    path = save_weights(fresh, tmp_path / "w.safetensors")
+    assert {name: value[0].item() for name, value in load_file(path).items()} == {
+        "1": 1.0,
+        "2": 2.0,
+        "3": 3.0,
+    }
 
 
 DTYPES = [
@@ -385,7 +385,7 @@ def test_the_html_is_escaped_and_shortened(tmp_path):
     page = ckpt._repr_html_()
     assert "<img" not in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 20 + 2
-    assert "80 more tensors" in page and page.count("<tr>") == 1 + 20 + 1
+    assert page.count("<tr") == 1 + 20 + 1
     assert "2 × 3" in page and "float32" in page and "24 B" in page
     assert "100 tensors, 2.3 KiB" in page and "left out: opt" in page
     assert "background" not in page, "colours are the theme's"
@@ -483,7 +483,7 @@ def test_a_torch_file_that_is_cut_short_while_it_is_open(tmp_path, how):
         rows, number, error = found.stdout.splitlines()
         assert (rows, number) == ("1024.0", "3")
         assert error.startswith(f"{path}, tensor 'w'")
-        assert "the file has become shorter" in error
+        assert "the file was changed or replaced after it was opened" in error
 
 
 def test_tensors_of_torch_files_are_found_in_the_file(tmp_path):

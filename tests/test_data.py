@@ -1,21 +1,31 @@
-"""The manifests, and what `wskit.data` says of them."""
+"""`wskit.data`: the manifests, what the catalogue says of them, and the data sets as tensors."""
 
+import gzip
+import io
 import json
 import re
+import struct
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import frictionless
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from data_site import describe, prepare, resource
+from sklearn.datasets import load_digits
 
 from wskit import data
 from wskit.data import _manifests
+from wskit.data._datasets import read_idx
 from wskit.errors import DataError
 
-MANIFESTS = sorted(data.manifest_folder().glob("*.json"))
+MANIFESTS = sorted(_manifests.manifest_folder().glob("*.json"))
 DESCRIPTORS = [json.loads(path.read_text(encoding="utf-8")) for path in MANIFESTS]
 RESOURCES = [r for descriptor in DESCRIPTORS for r in descriptor["resources"]]
 
@@ -24,30 +34,22 @@ def named(values: list[Any]) -> list[str]:
     return [value["name"] for value in values]
 
 
-def test_the_collections_are_there() -> None:
-    expected = {"cifar-resnets", "mnist", "fashion-mnist", "cifar10", "gpt2", "pythia-70m"}
-    assert expected | {"small-cnn-zoo"} <= {path.stem for path in MANIFESTS}
+# --- the manifests of the kit ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=named(DESCRIPTORS))
-def test_a_manifest_is_a_data_package(descriptor: dict[str, Any]) -> None:
+def test_a_manifest_is_a_data_package_with_origin_and_terms(descriptor: dict[str, Any]) -> None:
     assert descriptor["$schema"] == "https://datapackage.org/profiles/2.0/datapackage.json"
     assert [e.note for e in frictionless.Package.metadata_validate(descriptor)] == []
-
-
-def test_the_validator_finds_faults() -> None:
-    broken = json.loads(json.dumps(DESCRIPTORS[0]))
-    broken["resources"][0]["bytes"] = "many"
-    assert "not of type 'integer'" in str(list(frictionless.Package.metadata_validate(broken)))
-
-
-@pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=named(DESCRIPTORS))
-def test_a_manifest_states_origin_and_terms(descriptor: dict[str, Any]) -> None:
     assert descriptor["title"]
     assert re.match(r"@\w+\{\w+,.*title = \{", descriptor["wskit:citation"])
     assert all(s["path"].startswith("https://") for s in descriptor["sources"])
     assert bool(descriptor.get("licenses")) != ("licenses" in descriptor.get("wskit:unknown", []))
     assert all(x["path"].startswith("https://") for x in descriptor.get("licenses", []))
+    descriptor = json.loads(json.dumps(descriptor))
+    descriptor["resources"][0]["bytes"] = "many"
+    found = str(list(frictionless.Package.metadata_validate(descriptor)))
+    assert "not of type 'integer'" in found, "the validator finds faults"
 
 
 @pytest.mark.parametrize("entry", RESOURCES, ids=named(RESOURCES))
@@ -58,41 +60,37 @@ def test_a_resource_is_checkable_or_says_what_is_unknown(entry: dict[str, Any]) 
     assert ("bytes" in entry) != ("wskit:maxBytes" in entry)
     assert ("hash" in entry) or entry["wskit:note"]
     assert entry["wskit:urls"]
-    assert all(re.fullmatch(r"https://[\w.-]+/[\w./~%-]+", url) for url in entry["wskit:urls"])
-    hosts = {"github", "huggingface"}
     for url in entry["wskit:urls"]:
-        if any(host in url for host in hosts) and "revision" not in unknown:
+        assert re.fullmatch(r"https://[\w.-]+/[\w./~%-]+", url)
+        if ("github" in url or "huggingface" in url) and "revision" not in unknown:
             assert re.search(r"/[0-9a-f]{40}/", url), f"{url} is not pinned to a commit"
 
 
 def test_names_and_addresses_are_unique() -> None:
-    names = [r["name"] for r in RESOURCES] + [d["name"] for d in DESCRIPTORS]
+    names = named(RESOURCES) + named(DESCRIPTORS)
     assert len(names) == len(set(names))
     urls = [url for r in RESOURCES for url in r["wskit:urls"]]
     assert len(urls) == len(set(urls))
-    paths = [(d["name"], r["path"]) for d in DESCRIPTORS for r in d["resources"]]
-    assert len(paths) == len(set(paths))
 
 
-def test_describe_tells_what_will_be_downloaded() -> None:
-    net = data.describe("cifar-resnet20")
-    assert (net.bytes, net.max_bytes) == (1099231, 1099231)
-    assert net.sha256 == "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"
-    assert (net.licence, net.kind, net.unknown) == ("BSD-2-Clause", "weights", ())
-    assert "Idelbayev" in net.citation
-
-
-def test_describe_admits_what_is_unknown() -> None:
-    zoo = data.describe("small-cnn-zoo-cifar10")
-    assert (zoo.bytes, zoo.sha256, zoo.max_bytes) == (None, None, 6_000_000_000)
-    assert zoo.unknown == ("bytes", "hash")
-    images = data.describe("cifar10-binary")
-    assert (images.licence, images.unknown) == ("unknown", ("licenses",))
-
-
-def test_describe_refuses_a_package() -> None:
-    with pytest.raises(DataError, match="'mnist' is a package of 4 files; describe one of them"):
-        data.describe("mnist")
+def test_the_catalogue_has_one_row_per_file_and_admits_what_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSKIT_CACHE", str(tmp_path))
+    table = data.catalog().set_index("name")
+    assert sorted(table.index) == sorted(named(RESOURCES))
+    assert not table["cached"].any()
+    net, zoo = table.loc["cifar-resnet20"], table.loc["small-cnn-zoo-cifar10"]
+    assert (net["bytes"], net["max_bytes"]) == (1099231, 1099231)
+    assert net["sha256"] == "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"
+    assert (net["licence"], net["kind"], net["unknown"]) == ("BSD-2-Clause", "weights", ())
+    assert "Idelbayev" in net["citation"]
+    assert (zoo["max_bytes"], zoo["unknown"]) == (6 * 10**9, ("bytes", "hash"))
+    assert zoo["bytes"] is pd.NA and pd.isna(zoo["sha256"])
+    images = table.loc["cifar10-binary"]
+    assert (images["licence"], images["unknown"]) == ("unknown", ("licenses",))
+    assert data.verify().empty
+    assert list(data.verify("cifar-resnet20", "cifar-resnets")["state"]) == ["missing"] * 6
 
 
 def test_an_unknown_name_gets_a_proposal() -> None:
@@ -100,142 +98,257 @@ def test_an_unknown_name_gets_a_proposal() -> None:
         data.fetch("resnet20")
 
 
-def test_catalog_has_a_row_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WSKIT_CACHE", str(tmp_path))
-    monkeypatch.setenv("WSKIT_OFFLINE", "1")
-    table = data.catalog().set_index("name")
-    assert sorted(table.index) == sorted(r["name"] for r in RESOURCES)
-    assert not table["cached"].any()
-    assert table.loc["gpt2-small", "bytes"] == 548105171
-    assert table.loc["cifar-resnet110", "bytes"] is pd.NA
-    assert data.verify().empty
-    assert list(data.verify("cifar-resnet20", "cifar-resnets")["state"]) == ["missing"] * 6
-
-
-def test_the_cache_is_where_the_platform_keeps_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_names_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WSKIT_CACHE", raising=False)
-    assert data.cache_folder().is_absolute()
-    assert "wskit" in str(data.cache_folder())
-
-
-def test_fetching_needs_no_torch() -> None:
+    assert data.cache_folder().is_absolute() and "wskit" in str(data.cache_folder())
+    assert "load_dataset" in dir(data) and "Any" not in dir(data)
+    with pytest.raises(AttributeError, match=r"'wskit\.data' has no attribute 'downlaod'"):
+        data.downlaod  # noqa: B018
     code = "import sys, wskit.data; wskit.data.catalog(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_unknown_attribute_is_an_error() -> None:
-    with pytest.raises(AttributeError, match=r"'wskit\.data' has no attribute 'downlaod'"):
-        data.downlaod  # noqa: B018
+# --- manifests that mean harm ------------------------------------------------------------------
+
+PATHS = ["../x", "/etc/passwd", "a/../../b", "..", "", ".incoming/x", "C:\\x", "a\\..\\b", "a//b"]
 
 
-GOOD = {
-    "name": "nets",
-    "sources": [{"path": "https://example.org"}],
-    "wskit:kind": "weights",
-    "wskit:citation": "none",
-}
-ENTRY = {
-    "name": "net",
-    "path": "net.bin",
-    "title": "a net",
-    "bytes": 3,
-    "wskit:urls": ["https://example.org/net.bin"],
-}
+def use(folder: Path, monkeypatch: pytest.MonkeyPatch, entries: list[Any], **changes: Any) -> None:
+    prepare(folder, monkeypatch)
+    describe(folder, *entries)
+    path = folder / "manifests" / "nets.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    data.catalog()
 
 
-def read(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    (folder / "nets.json").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(_manifests, "manifest_folder", lambda: folder)
-    data.describe("net")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "../net.bin",
-        "/etc/passwd",
-        "a/../../b",
-        "..",
-        "",
-        ".incoming/x",
-        "C:\\net",
-        "a\\..\\b",
-        "a//b",
-    ],
-)
+@pytest.mark.parametrize("path", PATHS)
 def test_a_path_out_of_the_folder_is_refused(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = json.dumps(GOOD | {"resources": [ENTRY | {"path": path}]})
-    with pytest.raises(DataError, match="is not a plain path inside a folder; mend or remove it"):
-        read(tmp_path, monkeypatch, text)
+    with pytest.raises(DataError, match=r"is not a line that matches .*; mend or remove it"):
+        use(tmp_path, monkeypatch, [resource(path=path)])
+
+
+BAD_VALUES = {
+    "name": [["net"], "a/b", 3],
+    "hash": ["", "md5:0", 3, "sha256:" + "A" * 64],
+    "bytes": [True, float("nan"), 2**63, -1, "3"],
+    "title": ["a\x1b[2J", "a\nb", None],
+    "wskit:urls": [
+        [], "https://a.org", ["file:///etc/passwd"], ["http://["], ["https://a:x/"], ["http:///x"],
+    ],
+    "wskit:sha256Prefix": ["xyz", 3],
+    "wskit:maxBytes": [0],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"hash": "md5:0"}, "'md5:0' is not sha256:<64 hex digits>"),
-        ({"wskit:urls": ["file:///etc/passwd"]}, r"are not http\(s\) addresses"),
-        ({"wskit:urls": []}, r"are not http\(s\) addresses"),
-        ({"bytes": None}, "lacks the field 'wskit:maxBytes'"),
-        ({"name": "nets"}, "also the name of a package"),
-        ({"name": ["net"]}, r"name is \['net'\], expected a text"),
-        ({"name": "a/b"}, "resource 'a/b': a name has no slash"),
-        ({"hash": ""}, "'' is not sha256:<64 hex digits>"),
-        ({"hash": 3}, "resource 'net': hash is 3, expected a text"),
-        ({"bytes": True}, "resource 'net': bytes is True, expected a whole number"),
-        ({"bytes": float("nan")}, "bytes is nan, expected a whole number"),
-        ({"bytes": 2**63}, "bytes is 9223372036854775808, which no file has"),
-        ({"title": "a\x1b[2J"}, "expected one line without control characters"),
-        ({"wskit:urls": "https://example.org"}, "expected a list"),
-        ({"wskit:urls": ["https://a:x/"]}, r"are not http\(s\) addresses"),
-        ({"wskit:sha256Prefix": "xyz"}, "'xyz' is not the beginning of a sha256"),
-    ],
+    ("field", "value"), [(field, value) for field in BAD_VALUES for value in BAD_VALUES[field]]
 )
-def test_a_resource_that_cannot_be_used_is_named(
-    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_value_that_cannot_be_used_is_refused(
+    field: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match=message):
-        read(tmp_path, monkeypatch, json.dumps(GOOD | {"resources": [ENTRY | change]}))
+    entry = resource() | {field: value} | ({"bytes": None} if field == "wskit:maxBytes" else {})
+    with pytest.raises(DataError, match=r"nets\.json cannot be used .*mend or remove it") as caught:
+        use(tmp_path, monkeypatch, [entry])
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("paths", "message"),
     [
-        ("{", "cannot be used: Expecting"),
-        ("[]", r"nets\.json cannot be used: expected an object with the field 'name', got \[\]"),
-        ("[" * 20_000, "it is nested too deeply"),
-        ("{}", "lacks the field 'name'"),
-        (json.dumps(GOOD | {"name": "other"}), "its name is 'other', its file nets.json"),
-        (
-            json.dumps(GOOD | {"wskit:kind": "cat", "resources": [ENTRY]}),
-            "'cat' is not one of",
-        ),
-        (json.dumps(GOOD | {"resources": [ENTRY, ENTRY | {"path": "b"}]}), "rename one"),
-        (
-            json.dumps(GOOD | {"resources": [ENTRY, ENTRY | {"path": "NET.bin"}]}),
-            "two of its resources have the same path",
-        ),
-        (
-            json.dumps(GOOD | {"resources": [ENTRY, ENTRY | {"path": "net.bin/b"}]}),
-            "the path 'net.bin' is a file's and a folder's",
-        ),
-        (json.dumps(GOOD | {"resources": []}), "it has no resources"),
+        (["net.bin", "NET.bin"], "two of its resources have the same path"),
+        (["net.bin", "net.bin/b"], "the path of a file is also a folder's"),
+        ([], "it has no resources"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_named(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_must_lie_apart(
+    paths: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    entries = [resource(f"net{i}", path=path) for i, path in enumerate(paths)]
     with pytest.raises(DataError, match=message):
-        read(tmp_path, monkeypatch, text)
+        use(tmp_path, monkeypatch, entries)
 
 
-def test_a_folder_without_manifests_is_said_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_manifests, "manifest_folder", lambda: tmp_path)
-    with pytest.raises(DataError, match=r"holds no manifest \(\*\.json\): reinstall wskit"):
-        data.catalog()
-    (tmp_path / "nets.json").mkdir()
-    with pytest.raises(DataError, match=r"nets\.json cannot be read: Is a directory; mend or"):
-        data.catalog()
+@pytest.mark.parametrize("name", ["nets", "net"])
+def test_a_name_must_be_unique(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=f"names a resource '{name}', .*: rename one"):
+        use(tmp_path, monkeypatch, [resource("net"), resource(name, path="b")])
+
+
+# --- data sets ---------------------------------------------------------------------------------
+
+Publish = Callable[[str, dict[str, tuple[str, bytes]]], None]
+
+PARTS = ("train", "validation", "test")
+
+
+def idx(array: np.ndarray) -> bytes:
+    """Encode an array of bytes as an IDX file."""
+    head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Return a function that makes files fetchable as a package, with a folder as the mirror."""
+    prepare(tmp_path, monkeypatch)
+    monkeypatch.setenv("WSKIT_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("WSKIT_OFFLINE", "1")
+
+    def write(package: str, files: dict[str, tuple[str, bytes]]) -> None:
+        folder = tmp_path / "mirror" / package
+        folder.mkdir(parents=True)
+        for path, content in files.values():
+            (folder / path).write_bytes(content)
+        entries = [resource(name, content, path=path) for name, (path, content) in files.items()]
+        describe(tmp_path, *entries, package=package)
+
+    return write
+
+
+def as_rows(images: torch.Tensor) -> list[tuple[float, ...]]:
+    return sorted(tuple(image.flatten().tolist()) for image in images)
+
+
+def test_every_digit_is_in_one_part_with_its_label() -> None:
+    digits = data.load_dataset("digits", validation_fraction=0.1, test_fraction=0.3)
+    for part in PARTS:
+        x, y = getattr(digits, f"{part}_x"), getattr(digits, f"{part}_y")
+        assert (x.dtype, y.dtype, x.shape) == (torch.float32, torch.int64, (len(y), 1, 8, 8))
+    found = load_digits()
+    together = torch.cat([getattr(digits, f"{part}_x") for part in PARTS])
+    labels = torch.cat([getattr(digits, f"{part}_y") for part in PARTS])
+    restored = np.column_stack([together.reshape(-1, 64).double().numpy(), labels.numpy()])
+    expected = np.column_stack([(found.images / 16).reshape(-1, 64), found.target])
+    assert sorted(map(tuple, restored)) == sorted(map(tuple, expected))
+
+
+def test_the_split_is_stratified_and_depends_on_the_seed_alone() -> None:
+    before = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
+    one, again = data.load_dataset("digits"), data.load_dataset("digits")
+    other = data.load_dataset("digits", seed=1)
+    assert torch.equal(one.train_x, again.train_x)
+    assert not torch.equal(one.train_x, other.train_x)
+    assert as_rows(one.test_x) != as_rows(other.test_x)
+    whole = np.bincount(load_digits().target) / 1797
+    for part in PARTS:
+        shares = torch.bincount(getattr(one, f"{part}_y")) / len(getattr(one, f"{part}_y"))
+        np.testing.assert_allclose(shares.numpy(), whole, atol=0.003)
+    assert np.array_equal(before[0], np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(before[1], torch.random.get_rng_state())
+
+
+def mnist_files(images: np.ndarray, labels: np.ndarray) -> dict[str, tuple[str, bytes]]:
+    """Files as MNIST's: the first 40 images to train on, the rest to test on."""
+    files = {}
+    for part, rows in (("train", slice(40)), ("t10k", slice(40, None))):
+        files[f"{part}-x"] = (f"{part}-images-idx3-ubyte.gz", gzip.compress(idx(images[rows])))
+        files[f"{part}-y"] = (f"{part}-labels-idx1-ubyte.gz", gzip.compress(idx(labels[rows])))
+    return files
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_mnist_keeps_its_test_set(name: str, publish: Publish) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 28, 28)).astype(np.uint8)
+    labels = np.arange(50, dtype=np.uint8) % 2
+    publish(name, mnist_files(images, labels))
+    got = data.load_dataset(name, validation_fraction=0.25)
+    assert [len(getattr(got, f"{part}_y")) for part in PARTS] == [30, 10, 10]
+    np.testing.assert_array_equal((got.test_x[:, 0] * 255).round().byte(), images[40:])
+    np.testing.assert_array_equal(got.test_y, labels[40:])
+    rows = as_rows(torch.cat([got.train_x, got.validation_x]))
+    assert rows == as_rows(torch.from_numpy(images[:40]).float() / 255)
+    assert (got.source, got.licence, got.citation) == ("https://example.org", "MIT", "none")
+    assert got.classes[9] == ("9" if name == "mnist" else "Ankle boot")
+
+
+def test_splits_that_cannot_be() -> None:
+    with pytest.raises(DataError, match="mnist has a standard test set: leave test_fraction out"):
+        data.load_dataset("mnist", test_fraction=0.2)
+    for validation, test in [(0.0, 0.2), (0.5, 0.5), (0.2, -0.1), (1.2, 0.0)]:
+        with pytest.raises(DataError, match="must be positive and leave some images to train on"):
+            data.load_dataset("digits", validation_fraction=validation, test_fraction=test)
+    with pytest.raises(DataError, match="images cannot be split so"):
+        data.load_dataset("digits", validation_fraction=0.001)
+
+
+def test_images_without_labels_are_an_error(publish: Publish) -> None:
+    files = mnist_files(np.zeros((50, 28, 28), np.uint8), np.zeros(50, np.uint8))
+    files["train-y"] = (files["train-y"][0], gzip.compress(idx(np.zeros(39, np.uint8))))
+    publish("mnist", files)
+    with pytest.raises(DataError, match="40 train images, but 39 labels"):
+        data.load_dataset("mnist")
+
+
+WHOLE = idx(np.arange(24).reshape(2, 3, 4))
+BROKEN = [
+    gzip.compress(WHOLE)[:-12],
+    gzip.compress(WHOLE)[:20] + bytes(30),
+    b"",
+    *[WHOLE, gzip.compress(b""), gzip.compress(idx(np.arange(5)))],
+    *[gzip.compress(b"\0\0\x0d\x03" + WHOLE[4:]), gzip.compress(WHOLE[:4] + bytes(12))],
+    *[gzip.compress(WHOLE[:-1]), gzip.compress(WHOLE + b"\0"), gzip.compress(WHOLE[:9])],
+    gzip.compress(WHOLE[:4] + b"\xff" * 12),
+]
+
+
+def test_idx_is_read_or_refused_whole(tmp_path: Path) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(WHOLE))
+    np.testing.assert_array_equal(read_idx(path, 3), np.arange(24).reshape(2, 3, 4))
+    for content in BROKEN:
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"images\.gz is damaged or .*delete it and fetch it"):
+            read_idx(path, 3)
+
+
+def cifar_archive(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def cifar_members() -> tuple[np.ndarray, dict[str, bytes]]:
+    """Rows and batches as CIFAR-10's, of four rows each."""
+    rows = np.random.default_rng(0).integers(0, 256, (24, 3073)).astype(np.uint8)
+    rows[:, 0] = np.arange(24) % 2
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    return rows, {
+        f"cifar-10-batches-bin/{name}": rows[4 * i : 4 * i + 4].tobytes()
+        for i, name in enumerate(names)
+    }
+
+
+def test_cifar10_is_read_without_extracting(publish: Publish, tmp_path: Path) -> None:
+    rows, members = cifar_members()
+    members |= {"../../escaped": b"x", "/tmp/escaped": b"x"}
+    publish("cifar10", {"cifar10-binary": ("cifar.tar.gz", cifar_archive(members))})
+    got = data.load_dataset("cifar10")
+    assert [len(getattr(got, f"{part}_y")) for part in PARTS] == [16, 4, 4]
+    red = rows[20:, 1:1025].reshape(4, 32, 32)
+    np.testing.assert_array_equal((got.test_x[:, 0] * 255).round().byte(), red)
+    np.testing.assert_array_equal(got.test_y, rows[20:, 0])
+    images = as_rows(torch.cat([got.train_x, got.validation_x]))
+    assert images == as_rows(torch.from_numpy(rows[:20, 1:]).float() / 255)
+    assert got.classes[:2] == ("airplane", "automobile")
+    assert not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize("damage", ["drop", "short", "cut"])
+def test_a_broken_cifar_archive_is_named(publish: Publish, damage: str) -> None:
+    _, members = cifar_members()
+    content = members.pop("cifar-10-batches-bin/test_batch.bin")
+    if damage != "drop":
+        members["cifar-10-batches-bin/test_batch.bin"] = content[
+            : -1 if damage == "short" else None
+        ]
+    archive = cifar_archive(members)
+    archive = archive[:-2000] if damage == "cut" else archive
+    publish("cifar10", {"cifar10-binary": ("cifar.tar.gz", archive)})
+    with pytest.raises(DataError, match=r"cifar\.tar\.gz is damaged or .*delete it and fetch"):
+        data.load_dataset("cifar10")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from wskit import data
 from wskit.checkpoints import open_checkpoint
+from wskit.data import _manifests
 from wskit.errors import DataError, WskitError
 from wskit.zoo import load_zoo
 
@@ -83,7 +84,7 @@ def test_tables_of_zoos(tmp_path, text):
 
 MANIFESTS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
-    for path in sorted(data.manifest_folder().glob("*.json"))
+    for path in sorted(_manifests.manifest_folder().glob("*.json"))
 }
 ODD = st.sampled_from([
     *("", "..", "../x", "a/../../x", "/etc/passwd", "C:\\x", "a\\..\\b", ".incoming/x", "a//b"),
@@ -131,20 +132,19 @@ def use_manifests(folders: Path, stem: str, content: bytes) -> None:
     (folders / "manifests").mkdir()
     (folders / "manifests" / f"{stem}.json").write_bytes(content)
     try:
-        names = list(data.catalog()["name"])
+        table = data.catalog()
     except DataError as error:
         assert re.search(rf"manifest \S*{stem}\.json .*(mend|rename)", str(error)), error
         assert str(error).isprintable()
         return
-    assert names
-    for name in names:
-        found = data.describe(name)
-        (row,) = data.verify(name).itertuples()
+    assert len(table)
+    for found in table.itertuples():
+        (row,) = data.verify(found.name).itertuples()
         assert Path(row.path).resolve().is_relative_to(folders / "cache" / stem)
         assert found.max_bytes > 0
         assert all(re.match(r"https?://[^/]", url) for url in found.urls)
         with pytest.raises(DataError, match="WSKIT_OFFLINE") as caught:
-            data.fetch(name)
+            data.fetch(found.name)
         assert str(caught.value).isprintable()
     assert cached(folders) == []
     assert {path.name for path in folders.iterdir()} == {"manifests", "cache"}

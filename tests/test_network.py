@@ -100,7 +100,6 @@ def test_a_fetch_asks_the_addresses_of_its_manifest_in_their_order(
     urls = [one.serve("/net.bin", Reply(status=404)), other.serve("/net.bin", Reply(CONTENT))]
     describe(folders, resource(**{"wskit:urls": urls}))
     data.catalog()
-    data.describe("net")
     assert asked == []
     assert data.fetch("net", **QUICK).read_bytes() == CONTENT
     assert asked == [place(one), place(other)]

@@ -1,12 +1,13 @@
 """Merged models whose tensors are computed when they are read."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from wskit._base.weights import LazyWeights
 from wskit._weights import Layout, all_finite, diverged, waits
 from wskit.errors import AveragingError
 
@@ -26,7 +27,7 @@ def reader(weights: Mapping[str, Tensor], name: str) -> Callable[[slice], Tensor
     return lambda part: whole[part]
 
 
-class LazyMerge(Mapping[str, Tensor], ABC):
+class LazyMerge(LazyWeights):
     """A mapping with a model's header, each of whose tensors is computed when it is asked for.
 
     Floating-point tensors follow a rule, `_values`; the others are those of the layout. Several

@@ -12,8 +12,11 @@ memory is taken, and whatever is wrong is one `wskit.errors.CheckpointError`.
 """
 
 from wskit.checkpoints._checkpoint import Checkpoint
-from wskit.checkpoints._hashes import hash_files
-from wskit.checkpoints._open import open_checkpoint
+from wskit.checkpoints._open import hash_files, open_checkpoint
 from wskit.checkpoints._save import save_weights
 
 __all__ = ["Checkpoint", "hash_files", "open_checkpoint", "save_weights"]
+
+
+def __dir__() -> list[str]:
+    return __all__

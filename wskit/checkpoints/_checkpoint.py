@@ -10,15 +10,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from wskit.checkpoints._contents import Contents, Scalar, refusing
+from wskit._base.weights import LazyWeights
+from wskit.checkpoints._reading import Contents, Scalar, explain_damage
 from wskit.errors import CheckpointError
 
-_ROWS_FIRST, _ROWS_LAST = 16, 4  # of a long table
-_CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
-_NUMBER = 'style="text-align:right;padding:2px 12px 2px 0"'
+_ROWS = 20  # of a long table
 
 
-class Checkpoint(Mapping[str, Tensor]):
+class Checkpoint(LazyWeights):
     """A lazy, read-only ``Mapping[str, Tensor]`` over a file, a folder, a module or a mapping.
 
     Made by `open_checkpoint`. Shapes and dtypes are known at once, a tensor is read when it is
@@ -50,7 +49,7 @@ class Checkpoint(Mapping[str, Tensor]):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that it reads from, an index first; none of a module or a mapping."""
+        """The files that it reads from, an index first; empty for a module or a mapping."""
         return self._files
 
     @property
@@ -60,12 +59,12 @@ class Checkpoint(Mapping[str, Tensor]):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Names of entries that are neither weights nor plain values, as optimizer states."""
+        """Names of entries that are neither weights nor plain values, such as optimizer states."""
         return self._left_out
 
     @property
     def ties(self) -> Mapping[str, str]:
-        """Names of tied tensors, each with the first name of the same memory."""
+        """Each tied name with the first name of the same memory."""
         return MappingProxyType(self._ties)
 
     @property
@@ -79,31 +78,31 @@ class Checkpoint(Mapping[str, Tensor]):
         return sum(entry.nbytes for name, entry in self._entries.items() if name not in self._ties)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape, without reading it."""
+        """Return the shape of a tensor without reading it."""
         self._require(name)
         return self._entries[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """Return a tensor's dtype, without reading it."""
+        """Return the dtype of a tensor without reading it."""
         self._require(name)
         return self._entries[name].dtype
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Return the rows ``start`` to ``stop`` of a tensor, as ``self[name][start:stop]``.
 
-        Of a ``.safetensors`` or a zip ``.pt`` file only these rows are read, into memory of their
-        own, so that a tensor larger than the memory can be gone through.
+        From a ``.safetensors`` or a zip ``.pt`` file only these rows are read, into memory of
+        their own, so that one can go through a tensor that is larger than the memory.
         """
         self._require(name)
         entry = self._entries[name]
         if entry.read_rows is None:
             return self[name][start:stop]
         start, stop, _ = slice(start, stop).indices(entry.shape[0])
-        with refusing(f"{self._source}, tensor {name!r}", "readable rows"):
+        with explain_damage(f"{self._source}, tensor {name!r}", "readable rows"):
             return entry.read_rows(start, max(start, stop))
 
     def close(self) -> None:
-        """Let go of the file. Names, shapes and dtypes remain; tensors can no more be read."""
+        """Let go of the file. Names, shapes and dtypes remain, tensors can no longer be read."""
         if self._close is not None:
             self._entries = {
                 name: replace(entry, read=self._closed, read_rows=None)
@@ -114,11 +113,11 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         self._require(name)
-        with refusing(f"{self._source}, tensor {name!r}", "a readable tensor"):
+        with explain_damage(f"{self._source}, tensor {name!r}", "a readable tensor"):
             return self._entries[name].read()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries  # Mapping's own would read the tensor
+        return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -138,43 +137,30 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def _repr_html_(self) -> str:
         """Show a table of the tensors; colours are the page's, for light and dark themes."""
-        names = list(self._entries)
-        hidden = len(names) - _ROWS_FIRST - _ROWS_LAST
-        if hidden > 1:
-            more = f'<tr><td colspan="4" {_CELL}>&hellip; {hidden} more tensors &hellip;</td></tr>'
-            first, last = names[:_ROWS_FIRST], names[-_ROWS_LAST:]
-            rows = [*map(self._row, first), more, *map(self._row, last)]
-        else:
-            rows = [*map(self._row, names)]
-        head = (
-            f"<tr><th {_CELL}>tensor</th><th {_CELL}>shape</th>"
-            f"<th {_CELL}>dtype</th><th {_NUMBER}>size</th></tr>"
-        )
+        import pandas as pd
+
+        rows = [
+            {
+                "tensor": f"{name} (tied to {self._ties[name]})" if name in self._ties else name,
+                "shape": " × ".join(map(str, entry.shape)) or "scalar",
+                "dtype": str(entry.dtype).removeprefix("torch."),
+                "size": _format_size(float(entry.nbytes)),
+            }
+            for name, entry in self._entries.items()
+        ]
+        with pd.option_context("display.max_colwidth", None):
+            table = pd.DataFrame(rows).to_html(index=False, border=0, max_rows=_ROWS)
         notes = [f"{key}: {_clip(value)}" for key, value in list(self._metadata.items())[:8]]
         if self._left_out:
             notes.append(f"left out: {_clip(', '.join(self._left_out))}")
         return (
-            '<div class="wskit-checkpoint" style="color:inherit">'
-            f"<div><b>{html.escape(self._source)}</b>: {html.escape(self._summary())}</div>"
-            f'<table style="border-collapse:collapse"><thead>{head}</thead>'
-            f"<tbody>{''.join(rows)}</tbody></table>"
-            f'<div style="opacity:0.75">{html.escape("; ".join(notes))}</div></div>'
-        )
-
-    def _row(self, name: str) -> str:
-        entry = self._entries[name]
-        shape = " × ".join(map(str, entry.shape)) or "scalar"
-        dtype = str(entry.dtype).removeprefix("torch.")
-        tied = f" (tied to {self._ties[name]})" if name in self._ties else ""
-        return (
-            f"<tr><td {_CELL}><code>{html.escape(name)}</code>{html.escape(tied)}</td>"
-            f"<td {_CELL}>{shape}</td><td {_CELL}>{dtype}</td>"
-            f"<td {_NUMBER}>{_size(float(entry.nbytes))}</td></tr>"
+            f"<div><b>{html.escape(self._source)}</b>: {html.escape(self._summary())}{table}"
+            f"{html.escape('; '.join(notes))}</div>"
         )
 
     def _summary(self) -> str:
         count = len(self._entries)
-        return f"{count} tensor{'s' if count != 1 else ''}, {_size(float(self.nbytes))}"
+        return f"{count} tensor{'s' if count != 1 else ''}, {_format_size(float(self.nbytes))}"
 
     def _require(self, name: str) -> None:
         if name not in self._entries:
@@ -188,7 +174,7 @@ class Checkpoint(Mapping[str, Tensor]):
         )
 
 
-def _size(nbytes: float) -> str:
+def _format_size(nbytes: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if nbytes < 1024:
             return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"

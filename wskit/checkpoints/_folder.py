@@ -1,14 +1,12 @@
 """Folders: sharded checkpoints with an index, and the Hugging Face layouts."""
 
-import contextlib
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from wskit.checkpoints._contents import Contents, Entry, refusing, shorten
-from wskit.checkpoints._npz import read_npz
-from wskit.checkpoints._safetensors import read_safetensors
-from wskit.checkpoints._torch import read_torch
+from wskit.checkpoints._reading import Contents, Entry, Source, explain_damage, shorten
 from wskit.errors import CheckpointError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".th")
@@ -24,32 +22,32 @@ HUGGING_FACE_NAMES = (
 _MAX_INDEX = 64 * 2**20  # bytes
 
 
-def read_path(path: Path, within: str | None, max_bytes: int) -> Contents:
-    """Read a file or a folder of weights, whatever its format."""
-    if path.is_dir():
-        path = _find_in_folder(path)
-    _check_file(path)
-    if path.name.endswith(INDEX_SUFFIX):
-        return _read_index(path, within, max_bytes)
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    if path.suffix in TORCH_SUFFIXES:
-        return read_torch(path, within, max_bytes)
-    if path.suffix == ".npz":
-        return read_npz(path, max_bytes)
-    raise CheckpointError(
-        f"{path}: expected a suffix of {', '.join(SUFFIXES)} or {INDEX_SUFFIX}, got"
-        f" {path.suffix!r}; rename the file to what it is"
-    )
+@dataclass(frozen=True)
+class Shards:
+    """The files of a checkpoint: one, or an index, what it says, and its shards."""
+
+    files: tuple[Path, ...]
+    weight_map: dict[str, str] | None = None
+
+
+def locate(path: Path) -> Shards:
+    """Find the files that a file, a folder or an index stands for."""
+    with explain_damage(path, "a readable file or folder"):
+        path = _find_in_folder(path) if path.is_dir() else path
+    if not path.name.endswith(INDEX_SUFFIX):
+        return Shards((path,))
+    weight_map = read_index(path)
+    shards = (_shard_path(path, shard) for shard in dict.fromkeys(weight_map.values()))
+    return Shards((path, *shards), weight_map)
 
 
 def read_index(path: Path) -> dict[str, str]:
     """Read an index's ``weight_map``: the shard's file name of each tensor."""
-    _check_file(path)
-    if path.stat().st_size > _MAX_INDEX:
+    source = Source(path, None, _MAX_INDEX)
+    if source.size > _MAX_INDEX:
         raise CheckpointError(f"{path}: expected an index of at most {_MAX_INDEX} bytes, got more")
-    with refusing(path, "an index in JSON"):
-        index = json.loads(path.read_bytes())
+    with explain_damage(path, "an index in JSON"), source.open() as file:
+        index = json.load(file)
         weight_map = index["weight_map"] if isinstance(index, dict) else None
     if (
         not isinstance(weight_map, dict)
@@ -69,31 +67,9 @@ def read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the files that a path's weights are read from: an index and its shards, or one."""
-    if path.is_dir():
-        path = _find_in_folder(path)
-    _check_file(path)
-    if not path.name.endswith(INDEX_SUFFIX):
-        return [path]
-    shards = dict.fromkeys(read_index(path).values())
-    return [path, *(_shard_path(path, shard) for shard in shards)]
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise CheckpointError(f"{path}: expected weights, found nothing; check the path")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected a regular file, got something else")
-    with refusing(path, "a readable file"), path.open("rb") as file:
-        if not file.read(1):
-            raise CheckpointError(f"{path}: expected a checkpoint, got an empty file; get it again")
-
-
 def _find_in_folder(folder: Path) -> Path:
     """Choose a folder's file: a Hugging Face name, else the only index, else the only file."""
-    with refusing(folder, "a readable folder"):
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     for name in HUGGING_FACE_NAMES:
         if folder / name in files:
             return folder / name
@@ -112,18 +88,20 @@ def _find_in_folder(folder: Path) -> Path:
     )
 
 
-def _read_index(path: Path, within: str | None, max_bytes: int) -> Contents:
-    weight_map = read_index(path)
-    with contextlib.ExitStack() as stack:
+def join_shards(found: Shards, read: Callable[[Path], Contents]) -> Contents:
+    """Read the shards of an index, and join what they hold in the index's order."""
+    index, *paths = found.files
+    weight_map = found.weight_map or {}
+    with ExitStack() as stack:
         shards: dict[str, Contents] = {}
-        for shard in dict.fromkeys(weight_map.values()):
-            shards[shard] = read_path(_shard_path(path, shard), within, max_bytes)
+        for shard, path in zip(dict.fromkeys(weight_map.values()), paths, strict=True):
+            shards[shard] = read(path)
             stack.callback(shards[shard].close)
         entries: dict[str, Entry] = {}
         for name, shard in weight_map.items():
             if name not in shards[shard].entries:
                 raise CheckpointError(
-                    f"{path}: expected tensor {name!r} in {shard}, which does not hold it;"
+                    f"{index}: expected tensor {name!r} in {shard}, which does not hold it;"
                     " get the index and its shards again"
                 )
             entries[name] = _in_shard(shards[shard].entries[name], shard)
@@ -135,15 +113,10 @@ def _read_index(path: Path, within: str | None, max_bytes: int) -> Contents:
                     entries[name] = _in_shard(entry, shard)  # an index has no names of tied tensors
                 elif name not in entries:
                     left_out.append(name)
-        first, *others = (contents.metadata for contents in shards.values())
-        common = {
-            key: first[key]
-            for key in first
-            if all(key in o and o[key] == first[key] for o in others)
-        }
+        first, *others = (contents.metadata.items() for contents in shards.values())
         return Contents(
             entries,
-            common,
+            metadata=dict(item for item in first if all(item in other for other in others)),
             left_out=tuple(left_out),
             close=stack.pop_all().close,
             views=all(contents.views for contents in shards.values()),

@@ -5,8 +5,8 @@ import os
 import re
 from pathlib import Path
 
-from wskit.checkpoints._contents import first_line
 from wskit.checkpoints._folder import HUGGING_FACE_NAMES, INDEX_SUFFIX, read_index
+from wskit.checkpoints._reading import first_line
 from wskit.errors import CheckpointError
 
 SCHEME = "hf://"

@@ -1,4 +1,4 @@
-"""Reading ``.npz``: headers at once, arrays one by one when they are asked for."""
+"""``.npz``: headers at once, arrays one by one when they are asked for."""
 
 import io
 import math
@@ -11,30 +11,30 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from wskit.checkpoints._contents import Contents, Entry, refusing
+from wskit.checkpoints._reading import Contents, Entry, Source, explain_damage
 from wskit.errors import CheckpointError
 
 _MAX_HEADER = 65_536  # bytes of a member's beginning that are looked at
 _MAX_RATIO = 1_100  # deflate cannot shrink further than about 1 : 1032
-_EXPECTED = "an .npz file"
 
 
-def read_npz(path: Path, max_bytes: int) -> Contents:
+def read_npz(source: Source) -> Contents:
     """Describe the arrays of an ``.npz`` file; pickled objects are refused, never loaded.
 
     The arrays may be compressed, so the file's size says little about the memory that they
     take: together they may take at most `max_bytes`.
     """
-    with refusing(path, _EXPECTED):
-        archive = zipfile.ZipFile(path)
+    with explain_damage(source.path, "an .npz file"):
+        archive = zipfile.ZipFile(source.path)
     try:
-        with refusing(path, _EXPECTED):
-            entries = _entries(path, archive)
+        with explain_damage(source.path, "an .npz file"):
+            entries = _entries(source.path, archive)
         total = sum(entry.nbytes for entry in entries.values())
-        if not entries or total > max_bytes:
+        if not entries or total > source.max_bytes:
             raise CheckpointError(
-                f"{path}: expected arrays of at most max_bytes={max_bytes} in all, got"
-                f" {len(entries)} arrays of {total} bytes; raise max_bytes if you trust the file"
+                f"{source.path}: expected arrays of at most max_bytes={source.max_bytes} in all,"
+                f" got {len(entries)} arrays of {total} bytes; raise max_bytes if you trust the"
+                " file"
             )
     except BaseException:
         archive.close()

@@ -1,7 +1,7 @@
 """From any source of weights to a `Checkpoint`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,12 +9,23 @@ from typing import Any
 
 from torch import nn
 
+from wskit._base.files import hash_file
 from wskit.checkpoints._checkpoint import Checkpoint
-from wskit.checkpoints._contents import Contents, Entry
-from wskit.checkpoints._folder import files_of, read_path
+from wskit.checkpoints._folder import SUFFIXES, TORCH_SUFFIXES, Shards, join_shards, locate
 from wskit.checkpoints._hub import SCHEME, download
-from wskit.checkpoints._objects import contents_of
+from wskit.checkpoints._mapping import read_mapping
+from wskit.checkpoints._npz import read_npz
+from wskit.checkpoints._reading import Contents, Entry, Source, explain_damage
+from wskit.checkpoints._safetensors import read_safetensors
+from wskit.checkpoints._torch import read_torch
 from wskit.errors import CheckpointError
+
+# A format is one file with one function, which takes an open source.
+_READERS: Mapping[str, Callable[[Source], Contents]] = {
+    ".safetensors": read_safetensors,
+    ".npz": read_npz,
+    **dict.fromkeys(TORCH_SUFFIXES, read_torch),
+}
 
 
 def open_checkpoint(
@@ -39,7 +50,7 @@ def open_checkpoint(
         - ``hf://org/name@revision`` (needs the extra ``hub``);
         - an `nn.Module` or any mapping of tensors: a view of the tensors that it has now.
     strip_prefixes
-        Prefixes taken off the names, as often as they come: those that data-parallel training
+        Prefixes to take off the names, as often as they come: those that data-parallel training
         and `torch.compile` put there.
     within
         The entry that holds the weights where it has another name, or where there are several.
@@ -48,8 +59,8 @@ def open_checkpoint(
         format, or all arrays of an ``.npz`` together.
     mapped
         Whether the tensors of files are views of the mapped files. What was looked at of a mapping
-        counts as the process's memory until the file is closed, and nobody may cut the file short;
-        with False each tensor is read, whole, into memory of its own, which is free again when
+        counts as the process's memory until the file is closed, and nobody may cut the file short.
+        With False each tensor is read, whole, into memory of its own, which is free again when
         nothing uses it. Tensors that `torch.save` wrote with other strides stay mapped.
 
     Returns
@@ -71,26 +82,26 @@ def open_checkpoint(
     >>> ckpt.shape("w"), ckpt["w"].sum().item(), dict(ckpt.metadata)
     ((2, 3), 6.0, {'epoch': 3})
     """
-    files: Sequence[Path] = ()
-    if isinstance(source, nn.Module):
+    files: tuple[Path, ...] = ()
+    if isinstance(source, str | os.PathLike):
+        label = os.fspath(source)
+        found = _locate(source)
+        files = found.files
+        contents = _read(found, within, max_bytes)
+        contents = contents if mapped else _unmap(contents)
+    elif isinstance(source, nn.Module):
         label = type(source).__name__
-        contents = contents_of(source.state_dict(), label)
+        contents = read_mapping(source.state_dict(), label)
     elif isinstance(source, Mapping):
         label = type(source).__name__
         if isinstance(source, Checkpoint):
             label, files = source.source, source.files
-        contents = contents_of(source, label, within)
-    elif not isinstance(source, str | os.PathLike):
+        contents = read_mapping(source, label, within)
+    else:
         raise CheckpointError(
             f"expected a path, a module or a mapping of names to tensors, got a"
             f" {type(source).__name__}; pass a state_dict()"
         )
-    else:
-        label = os.fspath(source)
-        path = download(label) if label.startswith(SCHEME) else Path(label).expanduser()
-        contents = read_path(path, within, max_bytes)
-        contents = contents if mapped else _unmapped(contents)
-        files = files_of(path)
     try:
         return Checkpoint(_strip(contents, tuple(strip_prefixes), label), label, files)
     except BaseException:
@@ -98,19 +109,79 @@ def open_checkpoint(
         raise
 
 
-def _unmapped(contents: Contents) -> Contents:
-    entries = {name: _read_whole(entry, contents.views) for name, entry in contents.entries.items()}
+def hash_files(source: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the sha256 of each file that `open_checkpoint` would read from.
+
+    Parameters
+    ----------
+    source
+        A file, a folder or an ``hf://`` reference, as for `open_checkpoint`.
+
+    Returns
+    -------
+    dict of str to str
+        Names of the files, as seen from their folder (an index among them, and its shards), and
+        their sha256, in hexadecimal.
+
+    Raises
+    ------
+    CheckpointError
+        If there are no weights, or a file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from wskit.checkpoints import save_weights
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save_weights({"w": torch.zeros(2)}, folder)
+    ...     {name: text[:8] for name, text in hash_files(path).items()}
+    {'model.safetensors': 'cf38fe5a'}
+    """
+    found = {}
+    located = _locate(source)
+    for file in located.files:
+        with explain_damage(file, "a readable file"):
+            path = Source(file, None, 0).path
+            found[path.relative_to(located.files[0].parent).as_posix()] = hash_file(path)
+    return found
+
+
+def _locate(source: str | os.PathLike[str]) -> Shards:
+    """Return the files of a path or of an ``hf://`` reference."""
+    label = os.fspath(source)
+    return locate(download(label) if label.startswith(SCHEME) else Path(label).expanduser())
+
+
+def _read(found: Shards, within: str | None, max_bytes: int) -> Contents:
+    """Read each file by its format, and join the shards of an index."""
+
+    def read(path: Path) -> Contents:
+        opened = Source(path, within, max_bytes)
+        if path.suffix not in _READERS:
+            raise CheckpointError(
+                f"{path}: expected a suffix of {', '.join(SUFFIXES)} or .index.json, got"
+                f" {path.suffix!r}; rename the file to what it is"
+            )
+        return _READERS[path.suffix](opened)
+
+    if found.weight_map is None:
+        return read(found.files[0])
+    return join_shards(found, read)
+
+
+def _unmap(contents: Contents) -> Contents:
+    """Have each tensor read into memory of its own, where the format allows it."""
+
+    def unmap(entry: Entry) -> Entry:
+        if entry.read_rows is not None:
+            return replace(entry, read=partial(entry.read_rows, 0, entry.shape[0]))
+        if contents.views and not entry.shape:
+            return replace(entry, read=entry.read().clone().clone)
+        return entry
+
+    entries = {name: unmap(entry) for name, entry in contents.entries.items()}
     views = all(entry.read_rows is None for entry in entries.values())
     return replace(contents, entries=entries, views=contents.views and views)
-
-
-def _read_whole(entry: Entry, views: bool) -> Entry:
-    if entry.read_rows is not None:
-        return replace(entry, read=partial(entry.read_rows, 0, entry.shape[0]))
-    if views and not entry.shape:
-        number = entry.read().clone()
-        return replace(entry, read=number.clone)
-    return entry
 
 
 def _strip(contents: Contents, prefixes: tuple[str, ...], where: str) -> Contents:

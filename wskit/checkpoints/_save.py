@@ -5,24 +5,18 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from wskit._checks import check_mapping
-from wskit._exchange import atomic, writing
-from wskit.checkpoints._objects import Owners, check_plain
+from wskit._base.files import explain_write_errors, write_atomically
+from wskit._base.weights import LazyWeights, as_weights, header, ties
+from wskit.checkpoints._mapping import check_plain
 from wskit.checkpoints._safetensors import METADATA
-from wskit.checkpoints._save_file import (
-    NAMES,
-    Spec,
-    Work,
-    plan_file,
-    write_file,
-)
+from wskit.checkpoints._save_file import NAMES, Spec, Work, plan_file, write_file
 from wskit.checkpoints._save_folder import (
     check_space,
     check_target,
-    companions,
+    find_companions,
     plan_folder,
     write_folder,
 )
@@ -30,7 +24,7 @@ from wskit.errors import CheckpointError
 
 
 def save_weights(
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | nn.Module,
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str] | None = None,
@@ -42,44 +36,45 @@ def save_weights(
 ) -> Path:
     """Write weights as a ``.safetensors`` file or as a folder of shards, whole or not at all.
 
-    What is written lies beside its target and is moved into place when it is whole and on disk,
-    so that a failure leaves the target as it was. A lazy merge that reads blocks is made and
-    written block by block; of another mapping that tells ``shape(name)`` and ``dtype(name)`` (a
-    `Checkpoint`) one tensor is in memory at a time; any other mapping is read twice.
+    Files are written beside their target and moved into place when they are whole and on disk, so
+    that a failure leaves the target as it was. Lazy weights that read blocks, such as a lazy
+    merge or a `Checkpoint`, are read and written block by block; of other lazy weights one tensor
+    is in memory at a time.
 
     A folder has Hugging Face's layout: ``model-00001-of-00003.safetensors`` and so on with
     ``model.safetensors.index.json``, or one ``model.safetensors``. If writing it fails or is
-    killed, the shards that were finished stay in a hidden folder beside it, and the same call
-    goes on from there. It trusts the metadata to say what the weights are: without any, and with
-    other ones, it begins anew.
+    killed, the finished shards stay in a hidden folder beside it, ``.NAME.part``, and the same
+    call goes on from there. It trusts the metadata to say what the weights are: without any, and
+    with other ones, it begins anew. The old folder gives way to the new one by two renames. A
+    kill between them leaves the old one as ``.NAME.part/old``, and the next call puts it back.
 
-    Tied tensors are stored once, under their first name. The other names are in the file's
-    metadata, as `safetensors.torch.save_model` has it: `open_checkpoint` ties them again, and
-    `safetensors.torch.load_model` reads such a file; a reader that knows nothing of it sees the
+    Tied tensors are stored once, under their first name. The other names are in the metadata of
+    the file, as `safetensors.torch.save_model` has it: `open_checkpoint` ties them again, and
+    `safetensors.torch.load_model` reads such a file. A reader that knows nothing of it sees the
     first name only. Tensors that share memory in part are written apart, each in full.
 
     Parameters
     ----------
     weights
-        Names and tensors, of any shape, on any device.
+        Names and tensors, of any shape, on any device; or a module.
     path
         The target: a file whose suffix is ``.safetensors``, or a folder: one that exists, or a
         name without a suffix. The folder around it must exist. A folder is replaced as a whole,
         and only if it holds nothing but weights, configurations and a tokenizer.
     metadata
-        Texts to keep in the header of every file, as what the weights were made of.
+        Strings to keep in the header of every file, such as what the weights were made of.
     shard_size
         Bytes of tensors in a shard of a folder; a larger tensor gets a shard of its own.
     copy_from
         A folder whose configurations and tokenizer (``.json``, ``.txt``, ``.model``, ``.jinja``)
         are copied beside the shards; never code, never weights.
     threads
-        How many threads make and write blocks; torch works with one core in each. The result does
-        not depend on it.
+        Number of threads that make and write blocks; torch works with one core in each. The
+        result does not depend on it.
     progress
         Show a progress bar.
     should_stop
-        Asked after each block or tensor. Once it says True, writing ends with an error.
+        Called after each block or tensor. Once it returns True, writing ends with an error.
 
     Returns
     -------
@@ -104,14 +99,11 @@ def save_weights(
     tensor([1., 1.])
     """
     target = Path(path).expanduser()
-    check_mapping(weights, CheckpointError, f"{target}: the weights")
-    with writing(target):  # a folder above may not be searched
+    weights = as_weights(weights, CheckpointError, f"{target}: the weights")
+    if not isinstance(weights, LazyWeights):  # held: an address that is used again is no tie
+        weights = {name: weights[name] for name in weights}
+    with explain_write_errors(target, CheckpointError):  # a folder above may not be searched
         to_folder, has_parent = _is_folder(target), target.parent.is_dir()
-    if shard_size < 1 or threads < 1:
-        raise CheckpointError(
-            f"{target}: expected a shard_size and threads of at least 1, got {shard_size} and"
-            f" {threads}"
-        )
     if copy_from is not None and not to_folder:
         raise CheckpointError(
             f"{target}: expected a folder as the target of copy_from, got a file; drop the suffix"
@@ -120,28 +112,29 @@ def save_weights(
         raise CheckpointError(
             f"{target}: expected the folder {target.parent} to exist; make it first"
         )
-    specs, ties = _describe(weights, str(target))
-    stored = {name: spec for name, spec in specs.items() if name not in ties}
+    specs, tied = _describe(weights, str(target))
+    stored = {name: spec for name, spec in specs.items() if name not in tied}
     made_of = dict(metadata or {})
-    texts = _checked_metadata(made_of, ties, specs, str(target))
+    notes = {"format": "pt", **made_of}
+    _check_metadata(notes, tied, specs, str(target))
     total = sum(spec.nbytes for spec in stored.values())
     with tqdm(total=total, disable=not progress, unit="B", unit_scale=True) as bar:
         work = Work(target, threads, bar.update, should_stop)
         if to_folder:
-            beside = [] if copy_from is None else companions(Path(copy_from).expanduser())
+            beside = [] if copy_from is None else find_companions(Path(copy_from).expanduser())
             check_target(target)
-            plans = plan_folder(stored, ties, texts, shard_size, str(target))
+            plans = plan_folder(stored, tied, notes, shard_size, str(target))
             write_folder(target.resolve(), weights, plans, beside, work, made_of=made_of)
         else:
-            plan = plan_file(stored, {**texts, **ties}, str(target))
+            plan = plan_file(stored, {**notes, **tied}, str(target))
             check_space(target.parent, plan.nbytes, target)
-            with atomic(target) as file:
+            with write_atomically(target, CheckpointError) as file:
                 write_file(file, weights, plan, work)
     return target
 
 
 def _is_folder(target: Path) -> bool:
-    """Tell a folder from a file; dots belong to many a model's name (``llama-3.1-soup``)."""
+    """Return whether the target is a folder; many names of models have dots (``llama-3.1``)."""
     if target.suffix == ".safetensors":
         return False
     if target.is_dir() or not re.fullmatch(r"\.[A-Za-z]\w*", target.suffix):
@@ -153,26 +146,11 @@ def _is_folder(target: Path) -> bool:
 
 
 def _describe(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, Spec], dict[str, str]]:
-    """Return each name's shape and dtype, and the tied names with the name that is stored."""
-    shape, dtype = getattr(weights, "shape", None), getattr(weights, "dtype", None)
-    ties: dict[str, str] = {}
-    if callable(shape) and callable(dtype):
-        specs = {name: Spec(tuple(shape(name)), dtype(name)) for name in weights}
-        ties = dict(getattr(weights, "ties", {}))
-    else:
-        specs = {}
-        owners = Owners()
+    """Return the shape and dtype of each name, and the tied names with the name that is stored."""
+    if not isinstance(weights, LazyWeights):
         for name, value in weights.items():
-            if not isinstance(value, Tensor):
-                raise CheckpointError(
-                    f"{where}: expected tensors, but {name!r} is a {type(value).__name__};"
-                    " leave it out or pass it as metadata"
-                )
             check_plain(value, where, name)
-            specs[name] = Spec(tuple(value.shape), value.dtype)
-            first = owners.first(name, value)
-            if first != name:
-                ties[name] = first
+    specs = {name: Spec(*header(weights, name)) for name in weights}
     for name, spec in specs.items():
         if not isinstance(name, str) or name == METADATA:
             raise CheckpointError(f"{where}: expected names of tensors, got {name!r}; rename it")
@@ -181,21 +159,21 @@ def _describe(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, Spec
                 f"{where}: expected a dtype that safetensors can hold, but {name!r} is"
                 f" {spec.dtype}; convert it first"
             )
-    return specs, ties
+    return specs, ties(weights)
 
 
-def _checked_metadata(
-    metadata: Mapping[str, str], ties: Mapping[str, str], specs: Mapping[str, Spec], where: str
-) -> dict[str, str]:
+def _check_metadata(
+    metadata: Mapping[str, str], tied: Mapping[str, str], specs: Mapping[str, Spec], where: str
+) -> None:
+    """Refuse metadata that the header cannot hold, or that would be read as a tied tensor."""
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise CheckpointError(
-                f"{where}: expected metadata of texts, got {key!r}: {value!r};"
+                f"{where}: expected metadata of strings, got {key!r}: {value!r};"
                 " use str() or json.dumps()"
             )
-        if key in ties or (key != "format" and value in specs):
+        if key in tied or (key != "format" and value in specs):
             raise CheckpointError(
                 f"{where}: expected metadata apart from the tensors' names, but {key!r}: {value!r}"
                 " would read as a tied tensor; change it"
             )
-    return {"format": "pt", **metadata}

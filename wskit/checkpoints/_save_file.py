@@ -7,22 +7,21 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from wskit._base.weights import LazyWeights
 from wskit.checkpoints._safetensors import DTYPES, MAX_HEADER, METADATA
 from wskit.errors import CheckpointError
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_BLOCK = 2**18  # entries at a time, where the mapping tells no other number
-
 
 class Spec(NamedTuple):
-    """Shape and dtype of a tensor that is to be written."""
+    """Shape and dtype of a tensor to write."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -35,7 +34,7 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A file that is to be written: its header, and where each tensor begins in the file."""
+    """A file to write: its header, and where each tensor begins in the file."""
 
     head: bytes
     specs: Mapping[str, Spec]
@@ -49,15 +48,15 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """How to write: with how many threads, whom to tell how many bytes, whom to ask for an end."""
+    """How to write: the target, the threads, whom to tell of bytes, and whom to ask for an end."""
 
     where: Path
     threads: int
     advance: Callable[[int], object]
     should_stop: Callable[[], bool] | None
 
-    def done(self, nbytes: int) -> None:
-        """Report some bytes; raise if it was asked to stop."""
+    def report(self, nbytes: int) -> None:
+        """Report some bytes; raise if the caller asks to stop."""
         self.advance(nbytes)
         if self.should_stop is not None and self.should_stop():
             raise CheckpointError(
@@ -92,45 +91,48 @@ def plan_file(specs: Mapping[str, Spec], metadata: Mapping[str, str], where: str
 def write_file(file: BinaryIO, weights: Mapping[str, Tensor], plan: Plan, work: Work) -> None:
     """Fill an empty file, block by block where the mapping reads blocks, else tensor by tensor."""
     file.write(plan.head)
-    if getattr(weights, "block_reads", False):
-        _write_blocks(file, weights, plan, work)
-        return
-    for name, start in plan.starts.items():
-        value, spec = weights[name], plan.specs[name]
-        _check(Spec(tuple(value.shape), value.dtype), spec, name, work)
-        file.seek(start)
-        file.write(_bytes(value))
-        del value  # before the next one is made
-        work.done(spec.nbytes)
-
-
-def _write_blocks(file: BinaryIO, weights: Any, plan: Plan, work: Work) -> None:
+    lazy = weights if isinstance(weights, LazyWeights) and weights.block_reads else None
     lock = threading.Lock()  # a file system lets one thread write to a file at a time anyway
-    at_once = getattr(weights, "block_entries", _BLOCK)
     buffers = threading.local()  # by dtype: memory that is made anew for each block costs time
 
-    def write(name: str, start: int) -> int:
-        spec = plan.specs[name]
-        stop = min(start + at_once, math.prod(spec.shape))
-        if spec.dtype not in vars(buffers):
-            vars(buffers)[spec.dtype] = torch.empty(at_once, dtype=spec.dtype)
-        block = weights.read_block(name, start, stop, vars(buffers)[spec.dtype][: stop - start])
-        _check(Spec(tuple(block.shape), block.dtype), Spec((stop - start,), spec.dtype), name, work)
-        content = _bytes(block)
+    def read(name: str, start: int, stop: int) -> Tensor:
+        if lazy is None:
+            return weights[name]
+        if lazy.views:
+            return lazy.read_block(name, start, stop)
+        dtype = plan.specs[name].dtype
+        if dtype not in vars(buffers):
+            vars(buffers)[dtype] = torch.empty(lazy.block_entries, dtype=dtype)
+        return lazy.read_block(name, start, stop, vars(buffers)[dtype][: stop - start])
+
+    def write(name: str, start: int, stop: int) -> int:
+        values, spec = read(name, start, stop), plan.specs[name]
+        expected = spec.shape if lazy is None else (stop - start,)
+        if tuple(values.shape) != expected or values.dtype != spec.dtype:
+            raise CheckpointError(
+                f"{work.where}, tensor {name!r}: expected {spec.dtype} of shape {expected}, as the"
+                f" mapping said, got {values.dtype} of shape {tuple(values.shape)}"
+            )
+        plain = values.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        content = plain.reshape(-1).view(torch.uint8).numpy().data
         with lock:
             file.seek(plan.starts[name] + start * spec.dtype.itemsize)
             file.write(content)
         return len(content)
 
-    blocks = [
-        (name, start)
-        for name in plan.starts
-        for start in range(0, math.prod(plan.specs[name].shape), at_once)
-    ]
+    pieces = []
+    for name in plan.starts:
+        n_entries = math.prod(plan.specs[name].shape)
+        step = max(1, n_entries if lazy is None else lazy.block_entries)
+        pieces += [(name, at, min(at + step, n_entries)) for at in range(0, n_entries, step)]
+    if lazy is None:  # one tensor is in memory at a time
+        for piece in pieces:
+            work.report(write(*piece))
+        return
     with ThreadPoolExecutor(work.threads, initializer=_use_one_core) as pool:
         try:
-            for nbytes in pool.map(write, *zip(*blocks, strict=True)) if blocks else ():
-                work.done(nbytes)
+            for nbytes in pool.map(write, *zip(*pieces, strict=True)) if pieces else ():
+                work.report(nbytes)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -143,16 +145,3 @@ def _use_one_core() -> None:
     """
     torch.get_num_threads()  # torch sets a thread up when it first works there: before the limit
     threadpool_limits(1, user_api="openmp")
-
-
-def _check(got: Spec, expected: Spec, name: str, work: Work) -> None:
-    if got != expected:
-        raise CheckpointError(
-            f"{work.where}, tensor {name!r}: expected {expected.dtype} of shape {expected.shape},"
-            f" as the mapping told, got {got.dtype} of shape {got.shape}"
-        )
-
-
-def _bytes(value: Tensor) -> memoryview:
-    plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data

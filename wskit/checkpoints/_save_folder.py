@@ -1,7 +1,7 @@
 """A folder of weights in Hugging Face's layout: shards, their index, what lies beside them.
 
-The folder is made under another name beside its target, and takes its place by one rename. Shards
-that are finished outlive a failure: beside them, a journal says what they were made of.
+The folder is made in a hidden one beside its target, and takes its place by renames. Finished
+shards outlive a failure: beside them, a journal says what they were made of.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from pathlib import Path
 import filelock
 from torch import Tensor
 
-from wskit._exchange import CAN_EXCHANGE, atomic, exchange, writing
-from wskit.checkpoints._contents import refusing, shorten
+from wskit._base.files import explain_write_errors, write_atomically
 from wskit.checkpoints._folder import INDEX_SUFFIX, check_inside
+from wskit.checkpoints._reading import explain_damage, shorten
 from wskit.checkpoints._save_file import Plan, Spec, Work, plan_file, write_file
 from wskit.errors import CheckpointError
 
@@ -50,14 +50,14 @@ def plan_folder(
     return plans
 
 
-def companions(folder: Path) -> list[Path]:
+def find_companions(folder: Path) -> list[Path]:
     """Return the files that belong to a folder's weights: configurations and the tokenizer's."""
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: expected a folder to copy configuration and tokenizer from, got"
             f" {'a file' if folder.exists() else 'nothing'}; leave copy_from out"
         )
-    with refusing(folder, "a readable folder"):
+    with explain_damage(folder, "a readable folder"):
         found = [path for path in sorted(folder.iterdir()) if _is_companion(path)]
     for path in found:
         check_inside(path, folder, folder)
@@ -70,7 +70,7 @@ def check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise CheckpointError(f"{target}: expected a folder or nothing, got a file; move it away")
-    with writing(target):
+    with explain_write_errors(target, CheckpointError):
         found = sorted(target.iterdir())
     others = [
         path.name
@@ -95,17 +95,21 @@ def write_folder(
 ) -> None:
     """Write a planned folder; go on with the shards of an earlier call that were made of the same.
 
-    What they were made of is told by `made_of` and the headers. If `made_of` is empty, equal
-    headers do not say that the values are equal: everything is written anew.
+    `made_of` and the headers say what they were made of. If `made_of` is empty, equal headers do
+    not mean that the values are equal: everything is written anew.
     """
+
+    def write(path: Path, content: bytes) -> None:
+        with write_atomically(path, CheckpointError, named=target) as file:
+            file.write(content)
+
     with _workshop(target, list(plans) if made_of else []) as folder:
         made, journal = folder / "made", folder / "journal.json"
         heads = hashlib.sha256(b"".join(plan.head for plan in plans.values())).hexdigest()
         record = json.dumps({"made_of": dict(made_of), "headers": heads}).encode()
         if not (made_of and journal.is_file() and journal.read_bytes() == record):
             shutil.rmtree(made, ignore_errors=True)
-            with atomic(journal, target) as file:
-                file.write(record)
+            write(journal, record)
         made.mkdir(exist_ok=True)
         for path in made.iterdir():
             if path.name not in plans or path.stat().st_size != plans[path.name].nbytes:
@@ -114,22 +118,17 @@ def write_folder(
         check_space(made, sum(plan.nbytes for plan in left.values()), target)
         for name, plan in plans.items():
             if name in left:
-                with atomic(made / name, target) as file:
+                with write_atomically(made / name, CheckpointError, named=target) as file:
                     write_file(file, weights, plan, work)
             else:
                 work.advance(sum(spec.nbytes for spec in plan.specs.values()))
         for path in beside:
-            with atomic(made / path.name, target) as file:
-                file.write(path.read_bytes())
+            write(made / path.name, path.read_bytes())
         if len(plans) > 1:
-            with atomic(made / f"{_STEM}.safetensors{INDEX_SUFFIX}", target) as file:
-                file.write(_index(weights, plans))
-        if CAN_EXCHANGE and target.exists():
-            journal.unlink()  # it must not speak for the old folder, which is in `made` soon
-            if exchange(made, target):
-                shutil.rmtree(made, ignore_errors=True)
-                return
-        _replace(target, made, folder / "old")
+            write(made / f"{_STEM}.safetensors{INDEX_SUFFIX}", _index(weights, plans))
+        if target.exists():
+            target.rename(folder / "old")
+        made.rename(target)
 
 
 def check_space(folder: Path, nbytes: int, target: Path) -> None:
@@ -144,10 +143,10 @@ def check_space(folder: Path, nbytes: int, target: Path) -> None:
 
 @contextlib.contextmanager
 def _workshop(target: Path, shards: list[str]) -> Iterator[Path]:
-    """Give the hidden folder beside the target; it stays where one of these shards is finished."""
+    """Yield the hidden folder beside the target; it stays if one of these shards is finished."""
     folder = target.with_name(f".{target.name}.part")
     lock = filelock.FileLock(folder / "lock", timeout=0)
-    with writing(target):
+    with explain_write_errors(target, CheckpointError):
         folder.mkdir(exist_ok=True)
         try:
             lock.acquire()
@@ -157,28 +156,22 @@ def _workshop(target: Path, shards: list[str]) -> Iterator[Path]:
                 " for it or choose another folder"
             ) from error
         old = folder / "old"
-        if old.exists() and not target.exists():  # killed between the two renames
-            old.rename(target)
+        _put_back(old, target)  # an earlier call was killed between them
         shutil.rmtree(old, ignore_errors=True)
         try:
             yield folder
         finally:
+            _put_back(old, target)
             keep = any((folder / "made" / name).exists() for name in shards)
             lock.release()
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _replace(target: Path, made: Path, old: Path) -> None:
-    """Move the new folder to its target, and the old one out of its way."""
-    if target.exists():
-        target.rename(old)
-    try:
-        made.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
+def _put_back(old: Path, target: Path) -> None:
+    """Undo the first of two renames, where there was no second one."""
+    if old.exists() and not target.exists():
+        old.rename(target)
 
 
 def _index(weights: Mapping[str, Tensor], plans: Mapping[str, Plan]) -> bytes:

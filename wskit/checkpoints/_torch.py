@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, as zip (mapped) or in the format before torch 1.6 (loaded).
+"""What `torch.save` wrote, as zip (mapped) or in the format before torch 1.6 (loaded).
 
 `torch.load` with ``weights_only=True`` runs no code, but it is no guard of memory, and some of
 the functions that it allows can be made to allocate without end. So the pickle's opcodes are
@@ -16,8 +16,8 @@ from typing import IO, cast
 
 import torch
 
-from wskit.checkpoints._contents import Contents, refusing, row_reader
-from wskit.checkpoints._objects import check_plain, contents_of, tensors_in
+from wskit.checkpoints._mapping import check_plain, read_mapping, tensors_in
+from wskit.checkpoints._reading import Contents, Source, explain_damage
 from wskit.errors import CheckpointError
 
 _ZIP = b"PK\x03\x04"
@@ -34,38 +34,37 @@ _ALLOWED = re.compile(
 _OTHER_WAYS_TO_NAME_CODE = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 
 
-def read_torch(path: Path, within: str | None, max_bytes: int) -> Contents:
+def read_torch(source: Source) -> Contents:
     """Describe the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.th`` file.
 
     The zip format is mapped: no tensor is read. The older format cannot be mapped: the file is
     loaded whole, unless it is larger than `max_bytes`.
     """
-    with path.open("rb") as file:
-        magic = file.read(len(_OLD))
-    is_zip = magic.startswith(_ZIP)
-    if is_zip:
-        _check_zip(path)
-    elif magic == _OLD:
-        _check_old(path, max_bytes)
-    else:
+    path, is_zip = source.path, source.head.startswith(_ZIP)
+    if not is_zip and not source.head.startswith(_OLD):
         raise CheckpointError(
-            f"{path}: expected a file written by torch.save, but it begins with {magic[:4]!r};"
-            " if it is another format, give it that format's suffix"
+            f"{path}: expected a file written by torch.save, but it begins with"
+            f" {source.head[:4]!r}; if it is another format, give it that format's suffix"
         )
-    with refusing(path, "a file written by torch.save"):
+    with explain_damage(path, "a file written by torch.save"):
+        if is_zip:
+            _check_zip(source)
+        else:
+            _check_old(source)
         loaded = torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
-        _check_sizes(path, loaded)
+        _check_sizes(source, loaded)
     if not isinstance(loaded, dict):
         raise CheckpointError(
             f"{path}: expected a dict of tensors, got a {type(loaded).__name__};"
             " save model.state_dict() instead"
         )
-    contents = contents_of(loaded, str(path), within)
-    return _with_rows(path, contents, loaded) if is_zip else contents
+    contents = read_mapping(loaded, str(path), source.within)
+    return _with_rows(source, contents, loaded) if is_zip else contents
 
 
-def _check_zip(path: Path) -> None:
-    with refusing(path, "a file written by torch.save"), zipfile.ZipFile(path) as archive:
+def _check_zip(source: Source) -> None:
+    path = source.path
+    with source.open() as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise CheckpointError(
@@ -73,10 +72,10 @@ def _check_zip(path: Path) -> None:
                 " one, which may take any amount of memory; save it again with torch.save"
             )
         total = sum(member.file_size for member in members)
-        if total > path.stat().st_size:
+        if total > source.size:
             raise CheckpointError(
-                f"{path}: expected at most the file's {path.stat().st_size} bytes inside, but"
-                f" the zip claims {total}; get the file again"
+                f"{path}: expected at most the file's {source.size} bytes inside, but the zip"
+                f" claims {total}; get the file again"
             )
         names = [member.filename.partition("/")[2] for member in members]
         if "constants.pkl" in names:
@@ -92,16 +91,16 @@ def _check_zip(path: Path) -> None:
         _check_pickle(path, io.BytesIO(archive.read(members[names.index("data.pkl")])))
 
 
-def _check_old(path: Path, max_bytes: int) -> None:
-    size = path.stat().st_size
-    if size > max_bytes:
+def _check_old(source: Source) -> None:
+    if source.size > source.max_bytes:
         raise CheckpointError(
-            f"{path}: expected at most max_bytes={max_bytes}, as torch's old format is loaded"
-            f" whole, got {size} bytes; raise max_bytes or save it again with a newer torch"
+            f"{source.path}: expected at most max_bytes={source.max_bytes}, as torch's old format"
+            f" is loaded whole, got {source.size} bytes; raise max_bytes or save it again with a"
+            " newer torch"
         )
-    with refusing(path, "a file written by torch.save"), path.open("rb") as file:
+    with source.open() as file:
         for _ in range(_OLD_PICKLES):
-            _check_pickle(path, file)
+            _check_pickle(source.path, file)
 
 
 def _check_pickle(path: Path, pickled: io.BufferedIOBase) -> None:
@@ -120,35 +119,35 @@ def _check_pickle(path: Path, pickled: io.BufferedIOBase) -> None:
             )
 
 
-def _check_sizes(path: Path, loaded: object) -> None:
+def _check_sizes(source: Source, loaded: object) -> None:
     """Refuse tensors larger than the file: views that repeat one number, forged storages."""
     storages = {}
     for name, tensor in tensors_in(loaded):
-        check_plain(tensor, str(path), name)
+        check_plain(tensor, str(source.path), name)
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
         if tensor.numel() * tensor.element_size() > storage.nbytes():
             raise CheckpointError(
-                f"{path}: expected tensors no larger than what the file stores, but {name!r} of"
-                f" shape {tuple(tensor.shape)} spreads {storage.nbytes()} stored bytes over"
-                f" {tensor.numel() * tensor.element_size()}; save it again after .contiguous()"
+                f"{source.path}: expected tensors no larger than what the file stores, but"
+                f" {name!r} of shape {tuple(tensor.shape)} spreads {storage.nbytes()} stored bytes"
+                f" over {tensor.numel() * tensor.element_size()}; save it again after .contiguous()"
             )
-    size = path.stat().st_size
-    if sum(storages.values()) > size:
+    if sum(storages.values()) > source.size:
         raise CheckpointError(
-            f"{path}: expected tensors no larger than the file's {size} bytes, but it claims"
-            f" {sum(storages.values())}; get the file again"
+            f"{source.path}: expected tensors no larger than the file's {source.size} bytes, but"
+            f" it claims {sum(storages.values())}; get the file again"
         )
 
 
-def _with_rows(path: Path, contents: Contents, loaded: object) -> Contents:
+def _with_rows(source: Source, contents: Contents, loaded: object) -> Contents:
     """Have the rows of tensors read from the file, where it is sure which of its bytes they are.
 
     The first of the records is the first in the mapping; if then all storages are records, with
     their lengths, the mapping is the file.
     """
-    storages = {s.data_ptr(): s.nbytes() for s in _storages(loaded) if s.nbytes()}
-    records = _records(path)
+    found = [tensor.untyped_storage() for _, tensor in tensors_in(loaded)]
+    storages = {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
+    records = _records(source)
     begin = min(storages, default=0) - min(records, default=0)
     if not {at - begin: nbytes for at, nbytes in storages.items()}.items() <= records.items():
         return contents
@@ -157,19 +156,15 @@ def _with_rows(path: Path, contents: Contents, loaded: object) -> Contents:
         tensor = entry.read()
         plain = tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
         start = tensor.data_ptr() - begin
-        rows = row_reader(path, start, entry.dtype, entry.shape) if plain else None
+        rows = source.row_reader(start, entry.dtype, entry.shape) if plain else None
         entries[name] = replace(entry, read_rows=rows)
     return replace(contents, entries=entries)
 
 
-def _storages(loaded: object) -> list[torch.UntypedStorage]:
-    return [tensor.untyped_storage() for _, tensor in tensors_in(loaded)]
-
-
-def _records(path: Path) -> dict[int, int]:
+def _records(source: Source) -> dict[int, int]:
     """Return where each storage begins in the file, and its bytes."""
     found = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+    with source.open() as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if "/data/" in member.filename and member.file_size:
                 file.seek(member.header_offset + 26)  # there are the lengths of name and extra

@@ -1,19 +1,20 @@
 """The cache of verified files: fetch, verify, mirror, catalog.
 
-The cache holds ``<package>/<file>``, verified files only. Partial files and locks live in
-``.incoming``, which may be deleted at any time when nothing is being downloaded.
-``recorded.json`` keeps the hashes of files whose hash nobody published, by their first address.
+The cache holds ``<package>/<file>``, verified files only. Partial files and locks lie in
+``.incoming``, which may be deleted whenever nothing is being downloaded. ``.recorded`` keeps the
+hashes of files whose hash nobody published.
 """
 
-import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
+import shutil
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,16 +22,16 @@ from urllib.parse import quote
 import filelock
 import pandas as pd
 import pooch
+from tqdm.auto import tqdm
 
-from wskit._checks import check_whole, number
-from wskit.data import _transfer
+from wskit._base.files import explain_write_errors, hash_file, write_atomically
+from wskit.data._download import Progress, SourceError, Transfer, bring, find_fault
 from wskit.data._manifests import Resource, resources, select
-from wskit.data._transfer import Manner, Progress, SourceError, disk_errors, file_size
 from wskit.errors import DataError
 
 _log = logging.getLogger("wskit")
 
-_BAR_FROM = 4_000_000  # bytes; anything smaller is there before a bar is drawn
+_BAR_AFTER = 1.0  # seconds; what is there sooner needs no bar
 
 
 def cache_folder() -> Path:
@@ -45,14 +46,14 @@ def fetch(
     progress: bool | Progress = True,
     cancel: threading.Event | None = None,
     retries: int = 3,
-    backoff: float = 0.5,
     timeout: float = 30.0,
+    deadline: float = 6 * 3600.0,
 ) -> Path:
-    """Return the local path of a file of the manifests, downloading it if needed.
+    """Return the local path of a file of the manifests, and download it if needed.
 
-    The file's size and sha256 are checked each time. A download goes on where an earlier one
-    stopped; two processes that want the same file download it once. ``WSKIT_MIRROR`` (a folder
-    or an address) is asked first, for ``<package>/<file>`` and then for ``<file>``; with
+    The size and sha256 of the file are checked each time. A download goes on where an earlier one
+    stopped, and two processes that want the same file download it once. ``WSKIT_MIRROR`` (a
+    folder or an address) is asked first, for ``<package>/<file>`` and then for ``<file>``. With
     ``WSKIT_OFFLINE=1`` only the cache and a mirror's folder are used.
 
     Parameters
@@ -60,16 +61,16 @@ def fetch(
     name : str
         A resource (one file) or a package (all its files); see `catalog`.
     progress : bool or callable, default True
-        True draws a `tqdm.auto` bar for downloads over 4 MB. A callable gets the bytes that are
-        there and the bytes that there will be (None: unknown); what it raises stops the download.
+        True draws a bar for what takes longer than a second. A callable gets the bytes that are
+        there and the bytes that there will be (None: unknown). What it raises stops the download.
     cancel : threading.Event, optional
-        Once set, the download stops with a `DataError`; what arrived is kept for the next time.
+        Stops the download with a `DataError` once it is set. What arrived is kept.
     retries : int, default 3
-        How many times an address is tried again after a passing failure.
-    backoff : float, default 0.5
-        Seconds before the first of those tries; they double each time.
+        Number of new tries of an address after a failure that may pass.
     timeout : float, default 30.0
-        Seconds to wait for a silent server.
+        Seconds to wait for a server that is silent, or sends less than 1000 bytes a second.
+    deadline : float, default 21600.0
+        Seconds that all of the download may take. What arrived is kept.
 
     Returns
     -------
@@ -84,37 +85,37 @@ def fetch(
     Warns
     -----
     UserWarning
-        The first time that a file without a published hash is downloaded: its hash is recorded
-        in the cache, and checked from then on.
+        At the first download of a file without a published hash. Its hash is recorded in the
+        cache, and checked from then on.
     """
     chosen = select(name)
-    check_whole(retries, DataError, "retries", least=0)
-    if number(backoff, DataError, "backoff") < 0 or number(timeout, DataError, "timeout") <= 0:
-        raise DataError(
-            f"backoff must not be negative and timeout must be positive, got {backoff!r} and "
-            f"{timeout!r} seconds; change them"
-        )
-    manner = Manner(cancel=cancel, retries=retries, backoff=backoff, timeout=timeout)
-    with _reporting(progress, name) as report:
-        paths = _fetch_all(chosen, manner, report)
+    patience = {"retries": retries, "timeout": timeout, "ends": time.monotonic() + deadline}
+    paths = [_have(r, progress, cancel, **patience) for r in chosen]
     return paths[0] if chosen[0].name == name else cache_folder() / name
 
 
 def catalog() -> pd.DataFrame:
-    """Return what can be fetched: a row a file.
+    """Return a table of what can be fetched, one row per file.
 
     Returns
     -------
     DataFrame
-        The columns are the fields of `Resource`, and ``cached``: whether the cache holds a file
-        of the right size (`verify` checks the content). ``bytes`` is NA where it is not known.
+        - ``name``: what `fetch` takes; ``package``: the manifest, and the folder in the cache;
+          ``file``: the path in that folder; ``title``: one line on what it is;
+        - ``kind``: "weights" of one model, "dataset" of images with labels, or "zoo", the weights
+          of many models;
+        - ``bytes`` (NA if not known), ``max_bytes``: the most that a download may have;
+        - ``sha256`` (NA if nobody published it), ``sha256_prefix``: what is known of it then;
+        - ``licence`` ("unknown" where the authors state none), ``source``, ``citation``, ``urls``,
+          ``unknown``: the fields that are declared unknown, ``note``;
+        - ``cached``: whether the cache holds a file of the right size; `verify` checks the content.
     """
     rows = [dataclasses.asdict(r) | {"cached": _looks_cached(r)} for r in resources()]
     return pd.DataFrame(rows).astype({"bytes": "Int64"})
 
 
 def verify(*names: str) -> pd.DataFrame:
-    """Check the content of files in the cache against their hashes; nothing is downloaded.
+    """Check files in the cache against their hashes; nothing is downloaded.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ def verify(*names: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a file: ``name``, ``package``, ``path``, ``state`` ("ok", "missing", "wrong",
+        One row per file: ``name``, ``package``, ``path``, ``state`` ("ok", "missing", "wrong",
         "unrecorded": no hash is known to check it against) and ``reason``.
     """
     chosen = _distinct(names) if names else [r for r in resources() if _target(r).exists()]
@@ -138,7 +139,7 @@ def mirror(
     progress: bool | Progress = True,
     cancel: threading.Event | None = None,
 ) -> list[Path]:
-    """Fill a folder that can serve as ``WSKIT_MIRROR``: a classroom without internet.
+    """Fill a folder that can serve as ``WSKIT_MIRROR``, for a classroom without internet.
 
     Parameters
     ----------
@@ -157,16 +158,23 @@ def mirror(
     Raises
     ------
     DataError
-        If there is nothing to mirror, or a file cannot be had or written.
+        If there is nothing to mirror, or a file cannot be fetched or written.
     """
     chosen = _distinct(names) if names else [r for r in resources() if _looks_cached(r)]
     if not chosen:
         raise DataError(f"the cache {cache_folder()} is empty: name what the mirror shall hold")
-    manner = Manner(cancel=cancel)
-    with _reporting(progress, "mirror") as report:
-        paths = _fetch_all(chosen, manner, report)
-    place = Path(folder).expanduser()
-    return [_put(path, place, r, manner) for path, r in zip(paths, chosen, strict=True)]
+    paths = [_have(r, progress, cancel) for r in chosen]
+    copies = [Path(folder).expanduser() / r.package / r.file for r in chosen]
+    for path, copy, r in zip(paths, copies, chosen, strict=True):
+        known = _with_record(r)
+        if find_fault(copy, known):
+            with explain_write_errors(copy, DataError):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+            with write_atomically(copy, DataError) as file, path.open("rb") as source:
+                shutil.copyfileobj(source, file)
+            if fault := find_fault(copy, known):
+                raise DataError(f"{copy} was not copied whole ({fault}); run it again")
+    return copies
 
 
 def _distinct(names: tuple[str, ...]) -> list[Resource]:
@@ -174,138 +182,48 @@ def _distinct(names: tuple[str, ...]) -> list[Resource]:
     return list({r.name: r for name in names for r in select(name)}.values())
 
 
-def _fetch_all(chosen: Sequence[Resource], manner: Manner, report: Progress) -> list[Path]:
-    """Have every chosen file in the cache, reporting on all of them together."""
-    sizes = [r.bytes for r in chosen if r.bytes is not None]
-    total = sum(sizes) if len(sizes) == len(chosen) else None
-    paths: list[Path] = []
-    done = 0
-    for r in chosen:
-
-        def report_one(here: int, size: int | None, before: int = done) -> None:
-            report(before + here, size if len(chosen) == 1 else total)
-
-        paths.append(_have(r, dataclasses.replace(manner, progress=report_one)))
-        done += paths[-1].stat().st_size
-        report(done, done if len(chosen) == 1 else total)
-    return paths
-
-
-def _have(resource: Resource, manner: Manner) -> Path:
+def _have(
+    resource: Resource, progress: bool | Progress, cancel: threading.Event | None, **patience: Any
+) -> Path:
     """Return the path of one verified file in the cache."""
     target, known = _target(resource), _with_record(resource)
-    if known.sha256 is not None and _fault(target, known) is None:
+    if known.sha256 is not None and not find_fault(target, known):
         return target  # needs no lock, nor the right to write
-    manner = dataclasses.replace(manner, target=target)
-    with _lock(resource, manner):
+    incoming = cache_folder() / ".incoming" / resource.package / resource.file
+    with _lock(incoming, cancel), _report(progress, resource) as report:
         known = _with_record(resource)
-        fault = _fault(target, known)
-        if fault is not None:
-            if target.exists():
-                _log.warning("%s is damaged (%s) and is fetched again", target, fault)
-                with disk_errors(target, resource):
+        if fault := find_fault(target, known):
+            with explain_write_errors(target, DataError):
+                if target.exists():
+                    _log.warning("%s is damaged (%s) and is fetched again", target, fault)
                     target.unlink()
-            _obtain(known, target, manner)
+            _obtain(Transfer(known, incoming, target, report, cancel, **patience))
         if known.sha256 is None:
             _record(resource, target)
     return target
 
 
-def _obtain(resource: Resource, target: Path, manner: Manner) -> None:
+def _obtain(transfer: Transfer) -> None:
     """Move the file into the cache from the first source that gives it."""
-    part = _incoming(resource, ".part")
-    problems = []
+    resource, target, problems = transfer.resource, transfer.target, []
     for place in _places(resource):
         try:
-            _bring(place, part, resource, manner)
+            part = bring(place, transfer)
         except SourceError as error:
             problems.append(f"{place}: {error}")
         else:
-            with disk_errors(target, resource):
+            with explain_write_errors(target, DataError):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(target)
-                _transfer.forget(part)
             return
     where = "; ".join(problems) or f"it is not in the cache {cache_folder()}"
-    raise DataError(f"{resource.name!r} cannot be had: {where}. {_advice()}")
-
-
-def _advice() -> str:
-    mirror_help = "set WSKIT_MIRROR to a folder made by `wskit data mirror`"
+    remedy = "check the connection and run it again"
     if _offline():
-        return f"WSKIT_OFFLINE is set: unset it to download, or {mirror_help}"
-    return f"Check the connection and run it again, or {mirror_help}"
-
-
-def _bring(place: str | Path, part: Path, resource: Resource, manner: Manner) -> None:
-    """Make `part` the whole, verified file, from one source."""
-    if isinstance(place, Path):
-        # Not into `part` at once: if this copy is wrong, what was downloaded is still of use.
-        copied = part.with_name(part.name + ".copy")
-        try:
-            _transfer.copy(place, copied, resource, manner)
-            _check(copied, resource)
-            with disk_errors(manner.target or part, resource):
-                copied.replace(part)
-        finally:
-            copied.unlink(missing_ok=True)
-        return
-    resumed = part.exists()
-    _transfer.download(place, part, resource, manner)
-    try:
-        _check(part, resource)
-    except SourceError:
-        _transfer.forget(part)
-        if not resumed:
-            raise
-        # The beginning, from an earlier run, may have been what was wrong.
-        _bring(place, part, resource, manner)
-
-
-def _check(path: Path, resource: Resource) -> None:
-    fault = _fault(path, resource)
-    if fault is not None:
-        raise SourceError(f"it is not the file that the manifest describes: {fault}")
-
-
-def _fault(path: Path, resource: Resource) -> str | None:
-    """Say what is wrong with a file, or return None."""
-    size = file_size(path)
-    if size is None:
-        return "there is no such file"
-    expected = resource.sha256 or resource.sha256_prefix
-    try:
-        _transfer.check_size(size, resource)
-        found = str(pooch.file_hash(str(path), alg="sha256")) if expected else ""
-    except SourceError as error:
-        return str(error)
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    if not found.startswith(expected):
-        return f"its sha256 is {found}, expected {expected}"
-    return None
-
-
-def _put(path: Path, folder: Path, resource: Resource, manner: Manner) -> Path:
-    """Copy a verified file into a mirror's folder."""
-    target = folder / resource.package / resource.file
-    known = _with_record(resource)
-    if _fault(target, known) is None:
-        return target
-    part = target.with_name(target.name + ".part")
-    try:
-        with disk_errors(target, resource):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        _bring(path, part, known, dataclasses.replace(manner, target=target))
-        with disk_errors(target, resource):
-            part.replace(target)
-    except SourceError as error:
-        raise DataError(f"cannot copy {path} to {target}: {error}; run it again") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-            target.parent.rmdir()  # if nothing is in it
-    return target
+        remedy = "WSKIT_OFFLINE is set: unset it to download"
+    raise DataError(
+        f"{resource.name!r} cannot be fetched: {where}; {remedy}, or set WSKIT_MIRROR to a folder "
+        "made by `wskit data mirror`"
+    )
 
 
 def _places(resource: Resource) -> list[str | Path]:
@@ -335,108 +253,65 @@ def _target(resource: Resource) -> Path:
 
 
 def _looks_cached(resource: Resource) -> bool:
-    size = file_size(_target(resource))
-    return size is not None and resource.bytes in (None, size)
-
-
-def _incoming(resource: Resource, suffix: str) -> Path:
-    path = cache_folder() / ".incoming" / resource.package / (resource.file + suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    target = _target(resource)
+    return target.is_file() and resource.bytes in (None, target.stat().st_size)
 
 
 def _verdict(resource: Resource) -> dict[str, str]:
-    """Return a row of `verify`."""
+    """Return one row of `verify`."""
     target, known = _target(resource), _with_record(resource)
-    fault = _fault(target, known)
-    if fault is not None:
-        state = "missing" if file_size(target) is None else "wrong"
+    fault = find_fault(target, known)
+    if fault:
+        state = "wrong" if target.is_file() else "missing"
     else:
         state = "unrecorded" if known.sha256 is None else "ok"
-    return {
-        "name": resource.name,
-        "package": resource.package,
-        "path": str(target),
-        "state": state,
-        "reason": fault or "",
-    }
+    names = {"name": resource.name, "package": resource.package, "path": str(target)}
+    return {**names, "state": state, "reason": fault}
 
 
-@contextlib.contextmanager
-def _lock(resource: Resource, manner: Manner) -> Iterator[None]:
+@contextmanager
+def _lock(incoming: Path, cancel: threading.Event | None) -> Iterator[None]:
     """Hold a file's lock, so that it is downloaded once.
 
     The operating system lets go of it when the process ends, however it ends.
     """
-    try:
-        lock = filelock.FileLock(_incoming(resource, ".lock"))
-        while True:
-            try:
-                lock.acquire(timeout=0.2)
-                break
-            except filelock.Timeout:
-                manner.check_cancelled(resource)
-    except DataError:
-        raise
-    except OSError as error:
-        raise DataError(
-            f"the cache {cache_folder()} cannot be written ({error.strerror}): "
-            "set WSKIT_CACHE to a folder of yours"
-        ) from error
+    lock = filelock.FileLock(f"{incoming}.lock")
+    while not lock.is_locked:
+        with explain_write_errors(cache_folder(), DataError), suppress(filelock.Timeout):
+            incoming.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0.2)
+        if cancel is not None and cancel.is_set():
+            lock.release()
+            raise DataError(f"the wait for another download of {incoming.name} was cancelled")
     try:
         yield
     finally:
         lock.release()
 
 
-def _records_file() -> Path:
-    return cache_folder() / "recorded.json"
-
-
-def _records() -> dict[str, dict[str, Any]]:
-    """Return the hashes and sizes that were recorded on first downloads, by address."""
-    path = _records_file()
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        records = {url: {"sha256": r["sha256"], "bytes": r["bytes"]} for url, r in found.items()}
-        for r in records.values():
-            if not re.fullmatch("[0-9a-f]{64}", r["sha256"]) or type(r["bytes"]) is not int:
-                raise ValueError(f"{r} is no record")
-        return records
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
-        raise DataError(
-            f"{path}, the list of recorded hashes, cannot be read: delete it, and the files "
-            "without a published hash are recorded anew"
-        ) from error
+def _record_file(resource: Resource) -> Path:
+    return cache_folder() / ".recorded" / resource.package / f"{resource.file}.sha256"
 
 
 def _with_record(resource: Resource) -> Resource:
     """Complete a resource whose hash nobody published with what was recorded."""
-    if resource.sha256 is not None:
+    path = _record_file(resource)
+    if resource.sha256 is not None or not path.is_file():
         return resource
-    record = _records().get(resource.urls[0])
-    if record is None:
-        return resource
-    return dataclasses.replace(resource, **record, max_bytes=record["bytes"])
+    with path.open("rb") as file:
+        sha256 = file.read(100).decode("ascii", "replace").strip()
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise DataError(f"{path} is not the sha256 that was recorded: delete it to record it anew")
+    return dataclasses.replace(resource, sha256=sha256)
 
 
 def _record(resource: Resource, path: Path) -> None:
     """Note the hash of a file whose hash nobody published, and say so."""
-    sha256 = str(pooch.file_hash(str(path), alg="sha256"))
-    target = _records_file()
-    with filelock.FileLock(cache_folder() / ".incoming" / "recorded.lock"):
-        records = _records()
-        records[resource.urls[0]] = {"sha256": sha256, "bytes": path.stat().st_size}
-        fresh = target.with_name(target.name + ".new")
-        try:
-            with disk_errors(target, resource):
-                fresh.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-                fresh.replace(target)
-        finally:
-            with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
+    sha256, target = hash_file(path), _record_file(resource)
+    with explain_write_errors(target, DataError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(target, DataError) as file:
+        file.write(f"{sha256}\n".encode())
     warnings.warn(
         f"nobody published a hash of {resource.name!r}, so this first copy is trusted: its sha256 "
         f"{sha256} is recorded in {target}, and checked from now on",
@@ -445,25 +320,17 @@ def _record(resource: Resource, path: Path) -> None:
     )
 
 
-@contextlib.contextmanager
-def _reporting(progress: bool | Progress, title: str) -> Iterator[Progress]:
-    """Turn the argument `progress` into a callable: the caller's, a bar, or nothing."""
+@contextmanager
+def _report(progress: bool | Progress, resource: Resource) -> Iterator[Progress]:
+    """Give the callable that is told of the progress: the caller's, or one that draws a bar."""
     if not isinstance(progress, bool):
         yield progress
         return
-    bar: Any = None
+    hide, name = not progress, resource.name
+    with tqdm(desc=name, unit="B", unit_scale=True, delay=_BAR_AFTER, disable=hide) as bar:
 
-    def draw(done: int, total: int | None) -> None:
-        nonlocal bar
-        if bar is None and done != total and (total is None or total > _BAR_FROM):
-            from tqdm.auto import tqdm
-
-            bar = tqdm(desc=title, total=total, initial=done, unit="B", unit_scale=True)
-        elif bar is not None:
+        def draw(done: int, total: int | None) -> None:
+            bar.total = total
             bar.update(done - bar.n)
 
-    try:
-        yield draw if progress else _transfer.silent
-    finally:
-        if bar is not None:
-            bar.close()
+        yield draw

@@ -4,7 +4,8 @@ import gzip
 import math
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,37 +15,16 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from wskit._checks import check_choice, check_whole, number
+from wskit._base.checks import check_choice
 from wskit.data._cache import fetch
 from wskit.data._manifests import select
 from wskit.errors import DataError
 
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 
-_FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-_CIFAR_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+_DIGITS = tuple("0123456789")
+_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 _CIFAR_PIXELS = 3 * 32 * 32
 _CIFAR_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 _CIFAR_TEST = "test_batch.bin"
@@ -87,7 +67,7 @@ class Dataset:
         return f"Dataset({self.name!r}: {sizes}, {len(self.test_x)} test, images {shape})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Raw:
     """A data set before it is split; `test` is its standard test set, if it has one."""
 
@@ -138,44 +118,33 @@ def load_dataset(
     >>> load_dataset("digits")
     Dataset('digits': 1077 train, 360 validation, 360 test, images 1 x 8 x 8)
     """
-    load = _loader(name)
-    check_whole(seed, DataError, "seed", least=0)
-    number(validation_fraction, DataError, "validation_fraction")
+    check_choice(name, DatasetName, DataError, "name")
     if test_fraction is not None and name != "digits":
         raise DataError(f"{name} has a standard test set: leave test_fraction out")
     if test_fraction is None:
         test_fraction = 0.2 if name == "digits" else 0.0
-    number(test_fraction, DataError, "test_fraction")
     if not (0 < validation_fraction < 1 and 0 <= test_fraction < 1 - validation_fraction):
         raise DataError(
             "the fractions for validation and test must be positive and leave some images to "
             f"train on, got {validation_fraction} and {test_fraction}"
         )
-    raw = load(name)
+    raw = _LOADERS[name](name)
+    rest = np.arange(len(raw.labels))
     if raw.test is None:
-        rest, test = _split(np.arange(len(raw.labels)), raw.labels, test_fraction, seed)
-        test_images, test_labels = raw.images[test], raw.labels[test]
-    else:
-        rest = np.arange(len(raw.labels))
-        test_images, test_labels = raw.test
+        rest, test = _split(rest, raw.labels, test_fraction, seed)
+        raw.test = raw.images[test], raw.labels[test]
     train, validation = _split(rest, raw.labels, validation_fraction / (1 - test_fraction), seed)
     source, licence, citation = _provenance(name)
     return Dataset(
         name,
         *_tensors(raw.images[train], raw.labels[train], raw.brightest),
         *_tensors(raw.images[validation], raw.labels[validation], raw.brightest),
-        *_tensors(test_images, test_labels, raw.brightest),
+        *_tensors(*raw.test, raw.brightest),
         classes=raw.classes,
         source=source,
         licence=licence,
         citation=citation,
     )
-
-
-def _loader(name: str) -> Callable[[str], _Raw]:
-    """Return the function that reads the data set."""
-    check_choice(name, _LOADERS, DataError, "a data set")
-    return _LOADERS[name]
 
 
 def _split(
@@ -218,7 +187,7 @@ def _load_digits(name: str) -> _Raw:
     found = load_digits()
     images = found.images.astype(np.uint8)[:, None]
     labels = found.target.astype(np.uint8)
-    return _Raw(images, labels, None, 16, tuple(str(digit) for digit in range(10)))
+    return _Raw(images, labels, None, 16, _DIGITS)
 
 
 def _load_mnist(name: str) -> _Raw:
@@ -231,94 +200,59 @@ def _load_mnist(name: str) -> _Raw:
         if len(images) != len(labels):
             raise DataError(f"{folder}: {len(images)} {part} images, but {len(labels)} labels")
         parts.append((images, labels))
-    classes = _FASHION_CLASSES if name == "fashion-mnist" else tuple(str(d) for d in range(10))
+    classes = tuple(_FASHION.split(",")) if name == "fashion-mnist" else _DIGITS
     return _Raw(*parts[0], parts[1], 255, classes)
 
 
 def read_idx(path: Path, n_dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """Read a gzipped IDX file of unsigned bytes.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    n_dimensions : int
-        How many dimensions the array must have.
-
-    Returns
-    -------
-    ndarray
-        uint8, of the shape that the file states.
-
-    Raises
-    ------
-    DataError
-        If it is not such a file, or has not as many values as it states.
-    """
-    advice = "delete it and fetch it again"
-    try:
-        with gzip.open(path) as file:
-            head = file.read(4 + 4 * n_dimensions)
-            if head[:4] != bytes([0, 0, 8, n_dimensions]):
-                raise DataError(
-                    f"{path} begins with {head[:4].hex()}, which is not an IDX file of "
-                    f"{n_dimensions}-dimensional unsigned bytes; {advice}"
-                )
-            if len(head) < 4 + 4 * n_dimensions:
-                raise DataError(f"{path} stops within its header; {advice}")
-            shape = np.frombuffer(head[4:], ">u4").tolist()
-            count = math.prod(shape)
-            if not 0 < count <= _MAX_IDX_VALUES:
-                raise DataError(f"{path} states the shape {shape}, which cannot be; {advice}")
-            # A byte more than stated: a file that goes on is as wrong as one that stops early.
-            values = np.frombuffer(file.read(count + 1), np.uint8)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file ({error}); {advice}") from error
-    if len(values) != count:
-        found = "more" if len(values) > count else str(len(values))
-        raise DataError(f"{path} states {count} values, but holds {found}; {advice}")
-    return values.reshape(shape)
+    """Read a gzipped IDX file of unsigned bytes, or raise `DataError`."""
+    with _explain_damage(path), gzip.open(path) as file:
+        head = file.read(4 + 4 * n_dimensions)
+        if head[:4] != bytes([0, 0, 8, n_dimensions]):
+            raise ValueError(f"it begins with {head[:4].hex()}, not as {n_dimensions}-d bytes")
+        shape = np.frombuffer(head[4:], ">u4", count=n_dimensions).tolist()
+        count = math.prod(shape)
+        if not 0 < count <= _MAX_IDX_VALUES:
+            raise ValueError(f"it states the shape {shape}")
+        # One byte more than stated: a file that goes on is as wrong as one that stops early.
+        return np.frombuffer(file.read(count + 1), np.uint8).reshape(shape)
 
 
 def _load_cifar10(name: str) -> _Raw:
     path = fetch("cifar10-binary")
-    try:
-        # Members are read where they are: nothing is extracted, no name can lead out of a folder.
-        with tarfile.open(path, "r:gz") as archive:
-            train = [_read_cifar(archive, member, path) for member in _CIFAR_TRAIN]
-            test = _read_cifar(archive, _CIFAR_TEST, path)
-    except DataError:
-        raise
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a whole .tar.gz file ({error}); delete it and fetch it again"
-        ) from error
+    # Members are read where they are: nothing is extracted, no name can lead out of a folder.
+    with _explain_damage(path), tarfile.open(path, "r:gz") as archive:
+        train = [_read_cifar(archive, member) for member in _CIFAR_TRAIN]
+        test = _read_cifar(archive, _CIFAR_TEST)
     rows = np.concatenate(train)
-    return _Raw(*_images_and_labels(rows), _images_and_labels(test), 255, _CIFAR_CLASSES)
+    classes = tuple(_CIFAR.split(","))
+    return _Raw(*_images_and_labels(rows), _images_and_labels(test), 255, classes)
 
 
-def _read_cifar(archive: tarfile.TarFile, member: str, path: Path) -> UInt8[np.ndarray, "n 3073"]:
+def _read_cifar(archive: tarfile.TarFile, member: str) -> UInt8[np.ndarray, "n 3073"]:
     """Read one batch: rows of a label byte and 3072 pixel bytes (red, green, blue planes)."""
-    try:
-        file = archive.extractfile(f"cifar-10-batches-bin/{member}")
-    except KeyError:
-        file = None
+    file = archive.extractfile(f"cifar-10-batches-bin/{member}")
     if file is None:
-        raise DataError(f"{path} holds no file {member}: delete it and fetch it again")
-    content = np.frombuffer(file.read(), np.uint8)
-    if content.size == 0 or content.size % (1 + _CIFAR_PIXELS):
-        raise DataError(
-            f"{path}: {member} has {content.size} bytes, not rows of {1 + _CIFAR_PIXELS}; "
-            "delete it and fetch it again"
-        )
-    return content.reshape(-1, 1 + _CIFAR_PIXELS)
+        raise ValueError(f"{member} is not a file")
+    return np.frombuffer(file.read(), np.uint8).reshape(-1, 1 + _CIFAR_PIXELS)
 
 
 def _images_and_labels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
 
 
-_LOADERS: Mapping[str, Callable[[str], _Raw]] = {
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    """Turn what the readers of a damaged file raise into one sentence."""
+    try:
+        yield
+    except (EOFError, OSError, ValueError, KeyError, tarfile.TarError, zlib.error) as error:
+        raise DataError(
+            f"{path} is damaged or another file ({error}); delete it and fetch it again"
+        ) from error
+
+
+_LOADERS = {
     "digits": _load_digits,
     "mnist": _load_mnist,
     "fashion-mnist": _load_mnist,

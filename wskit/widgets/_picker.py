@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ipywidgets as widgets
+import pandas as pd
 import traitlets
 from torch import nn
 
@@ -254,13 +255,12 @@ class CheckpointPicker(Panel):
 
     def _show_entry(self, _: Any = None) -> None:
         """Show size, licence, origin and citation, before anything is downloaded."""
-        r = data.describe(self.entry)
-        size = "size unknown" if r.bytes is None else f"{r.bytes / 1e6:.2f} MB"
-        cached = data.catalog().set_index("name").loc[self.entry, "cached"]
-        where = "in the cache" if cached else "to download"
-        about = f"{size}, {where}; licence: {r.licence}; from {r.source}"
+        r = data.catalog().set_index("name").loc[self.entry]
+        size = "size unknown" if pd.isna(r["bytes"]) else f"{r['bytes'] / 1e6:.2f} MB"
+        where = "in the cache" if r["cached"] else "to download"
+        about = f"{size}, {where}; licence: {r['licence']}; from {r['source']}"
         self._about.value = (
-            f'<div style="line-height:1.4"><b>{html.escape(r.title)}</b><br>{html.escape(about)}'
+            f'<div style="line-height:1.4"><b>{html.escape(r["title"])}</b><br>{html.escape(about)}'
             "<details><summary>How to cite it</summary>"
-            f'<pre style="white-space:pre-wrap">{html.escape(r.citation)}</pre></details></div>'
+            f'<pre style="white-space:pre-wrap">{html.escape(r["citation"])}</pre></details></div>'
         )

@@ -1,68 +1,47 @@
-"""Tensors that are in memory already, or mapped: state dicts, dicts around them, modules."""
+"""Weights in memory, or in a file that was loaded: state dicts, dicts around them, modules."""
 
-import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wskit.checkpoints._contents import Contents, Entry, Scalar, shorten
+from wskit._base.weights import LazyWeights, ties
+from wskit.checkpoints._reading import Contents, Entry, Scalar, shorten
 from wskit.errors import CheckpointError
 
 NESTS = ("state_dict", "model_state_dict", "model", "params")
 
 
-def contents_of(source: Mapping[Any, Any], where: str, within: str | None = None) -> Contents:
-    """Find the state dict in `source` and describe its tensors.
-
-    A mapping that tells ``shape(name)`` and ``dtype(name)`` by itself is not read.
-    """
-    if callable(getattr(source, "shape", None)) and callable(getattr(source, "dtype", None)):
-        return _contents_of_lazy(source)
+def read_mapping(source: Mapping[Any, Any], where: str, within: str | None = None) -> Contents:
+    """Find the state dict in `source` and describe its tensors; lazy weights are not read."""
+    if isinstance(source, LazyWeights):
+        return _read_lazy(source)
     weights, metadata, left_out = _find_weights(source, where, within)
-    entries = {}
-    owners = Owners()
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
     for name, value in weights.items():
-        if isinstance(value, Tensor):
-            if not isinstance(name, str):
-                raise CheckpointError(
-                    f"{where}: expected tensors under names, got one under the key {name!r};"
-                    " pass a state dict"
-                )
-            check_plain(value, where, name)
-            entries[name] = Entry(
-                tuple(value.shape), value.dtype, _reader(weights, name), owners.first(name, value)
+        if name not in tensors:
+            _keep_aside(name, value, metadata, left_out)
+        elif not isinstance(name, str):
+            raise CheckpointError(
+                f"{where}: expected tensors under names, got one under the key {name!r};"
+                " pass a state dict"
             )
         else:
-            _keep_aside(name, value, metadata, left_out)
-    if not entries:
+            check_plain(tensors[name], where, name)
+    if not tensors:
         raise CheckpointError(
             f"{where}: expected a state dict, alone or under one of {', '.join(NESTS)}, got"
             f" no tensor at all under the keys {shorten([str(key) for key in weights])};"
             " name the entry that holds the weights with within="
         )
+    tied = ties(tensors) if isinstance(weights, dict) else {}
+    entries = {
+        name: Entry(tuple(x.shape), x.dtype, _reader(weights, name), tied.get(name, name))
+        for name, x in tensors.items()
+    }
     return Contents(entries, metadata, tuple(left_out))
-
-
-class Owners:
-    """Finds tied tensors: those that are the same memory, seen in the same way."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Hashable, tuple[str, weakref.ref[Tensor]]] = {}
-
-    def first(self, name: str, value: Tensor) -> str:
-        """Return the first name under which this memory was met: `name` itself if it is new.
-
-        An address tells a tied tensor only while its first owner lives: a mapping that makes its
-        tensors on request may get the same memory for the next one.
-        """
-        view = (value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
-        known = self._seen.get(view)
-        if known is not None and known[1]() is not None and value.numel() > 0:
-            return known[0]
-        self._seen[view] = (name, weakref.ref(value))
-        return name
 
 
 def check_plain(value: Tensor, where: str, name: str) -> None:
@@ -105,23 +84,20 @@ def tensors_in(source: object) -> list[tuple[str, Tensor]]:
     return found
 
 
-def _contents_of_lazy(source: Any) -> Contents:
-    ties = getattr(source, "ties", {})
+def _read_lazy(source: LazyWeights) -> Contents:
+    tied = source.ties
     entries = {
         name: Entry(
             tuple(source.shape(name)),
             source.dtype(name),
             _reader(source, name),
-            ties.get(name, name),
+            tied.get(name, name),
+            partial(source.rows, name) if source.shape(name) else None,
         )
         for name in source
     }
-    return Contents(
-        entries,
-        getattr(source, "metadata", {}),
-        getattr(source, "left_out", ()),
-        views=getattr(source, "views", False),
-    )
+    metadata, left_out = getattr(source, "metadata", {}), getattr(source, "left_out", ())
+    return Contents(entries, metadata, left_out, views=source.views)
 
 
 def _find_weights(
