@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,12 +61,6 @@ def test_results_have_a_section_for_each_script_and_no_other(modules, record):
         assert re.search(r"^20\d\d-\d\d-\d\d; ", first, re.MULTILINE), f"{part} has no date"
 
 
-def test_a_heading_names_its_script(modules, record):
-    for name in SCRIPTS:
-        head = record.between(RESULTS, name).splitlines()[0]
-        assert head == f"## {modules[name].TITLE}: `python benchmarks/{name}.py`"
-
-
 def test_a_run_replaces_what_it_measured_and_nothing_else(record, tmp_path, capsys):
     def one(page, options):
         page.table("a", "b")
@@ -91,31 +84,6 @@ def test_a_run_replaces_what_it_measured_and_nothing_else(record, tmp_path, caps
     assert "| 2 | yes |" in capsys.readouterr().out, "rows are printed as they come"
 
 
-def test_a_new_file_has_the_sections_in_order(modules, record, tmp_path):
-    results = tmp_path / "RESULTS.md"
-    for name in reversed(SCRIPTS):
-        bench = modules[name].BENCHMARK
-        for part in reversed(bench.parts):
-            bench.write(name, part, ["2026-01-01; here.", r"\1"], results)
-    text = results.read_text(encoding="utf-8")
-    found = re.findall(r"<!-- (\w+(?:: \w+)?) -->", text)
-    assert found == re.findall(r"<!-- (\w+(?:: \w+)?) -->", RESULTS)
-    assert [path.name for path in tmp_path.iterdir()] == ["RESULTS.md"]
-
-
-@pytest.mark.parametrize(
-    ("said", "line"),
-    [
-        ("", ""),
-        ("--results /tmp/mine.md", ""),
-        ("--rows fits --results x.md --weights /home/me/w.th", "--rows fits --weights w.th"),
-    ],
-)
-def test_a_command_line_tells_options_and_no_places(record, said, line):
-    expected = f"`python benchmarks/spectral.py {line}`  " if line else ""
-    assert record.command("spectral", said.split()) == expected
-
-
 @pytest.mark.parametrize(
     ("theirs", "ours", "goal", "cells"),
     [
@@ -131,13 +99,6 @@ def test_rows_of_ratios(record, theirs, ours, goal, cells):
     assert page.missed == ("**no**" in cells)
 
 
-def test_sides_take_turns(record):
-    order = []
-    times, found = record.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")})
-    assert order == ["a", "b"] * 6 and found == {"a": None, "b": None}
-    assert [len(seconds) for seconds in times.values()] == [5, 5]
-
-
 def test_a_missing_peer_is_a_row(modules, monkeypatch, tmp_path):
     monkeypatch.setattr(modules["_peers"], "FOLDER", tmp_path)
     page = modules["_record"].Page()
@@ -146,12 +107,6 @@ def test_a_missing_peer_is_a_row(modules, monkeypatch, tmp_path):
     page = modules["_record"].Page()
     modules["spectral"].compare(page, "a fit", 2, (None, "fit"), (None, "fit"))
     assert page.lines[0].startswith("| a fit | not measured")
-
-
-def test_peers_have_one_version_each(modules):
-    peers = modules["_peers"].PEERS
-    assert peers.keys() == {"weightwatcher", "mergekit", "lightgbm"}
-    assert all(re.fullmatch(r"[\w-]+==[\d.]+", name) for names in peers.values() for name in names)
 
 
 def test_exponents_are_those_of_least_squares(modules):
@@ -164,24 +119,6 @@ def test_exponents_are_those_of_least_squares(modules):
     slope, error = exponent([1, 2], [1, 8])
     assert slope == pytest.approx(3) and np.isnan(error)
     assert np.isnan(exponent([1], [1])).all()
-
-
-def test_exponents_printed_are_those_of_a_planted_law(modules, tmp_path):
-    """Times that grow as n^1.05, within 0.1 of the 1 that is expected; memory as n^1.5 does not."""
-    cost = modules["cost"]
-
-    def fresh(call, name, size, *rest):
-        if call is cost.times:
-            return {n: [0.001 * n**1.05] * 3 for n in size}
-        return 2.0 * size**1.5, 100.0
-
-    page = modules["_record"].Page()
-    options = SimpleNamespace(quick=False, rounds=3, folder=tmp_path, found={}, fresh=fresh)
-    cost.measured(page, options, name="layers")
-    assert "| time | 1.05 ± 0.00 | 1.05 | 1 | <= 1.1 | yes |" in page.lines
-    assert "| memory | 1.50 ± 0.00 | 1.50 | 1 | <= 1.1 | **no** |" in page.lines
-    assert "| 256 | 337.8 (338 to 338) | 8192 (8192 to 8192) |" in page.lines
-    assert page.missed
 
 
 def test_memory_is_seen(modules):
@@ -208,33 +145,3 @@ def test_cost_comes_through_quickly(tmp_path):
     text = run_quick(tmp_path, "--rows", "table", "many")
     assert re.findall(r"<!-- (\w+: \w+) -->", text) == ["cost: table", "cost: many"]
     assert re.search(r"\| time \| -?\d\.\d\d ± \d\.\d\d \|", text)
-
-
-@pytest.mark.slow
-def test_all_of_cost_comes_through(tmp_path, modules):
-    text = run_quick(tmp_path)
-    parts = [f"cost: {part}" for part in modules["cost"].PARTS]
-    assert re.findall(r"<!-- (\w+: \w+) -->", text) == parts
-    assert (tmp_path / "cost.png").stat().st_size > 10_000
-
-
-def test_the_picture_needs_all_rows(modules, capsys):
-    with pytest.raises(SystemExit):
-        modules["cost"].main(["--rows", "table", "picture"])
-    assert "the picture needs all other rows" in capsys.readouterr().err
-
-
-def test_the_picture_names_exponents(modules, tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    cost, seen = modules["cost"], []
-    found = {
-        name: ({n: [n**1.0] * 3 for n in task.sizes}, {n: [0.5] for n in task.sizes})
-        for name, task in cost.TASKS.items()
-    }
-    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: seen.extend(self.axes))
-    cost.draw(found, tmp_path / "cost.png")
-    time, memory = ([t.get_text() for t in ax.get_legend().get_texts()] for ax in seen)
-    assert len(time) == len(cost.TASKS) and all("1.00 ± 0.00, expected" in t for t in time)
-    assert all("rises under 1 MiB" in text for text in memory)
-    assert [ax.get_ylabel() for ax in seen] == ["CPU time (s)", "rise of the peak (MiB)"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from notebook_kit import TUTORIAL, load_build
 from PIL import Image
 
@@ -76,14 +76,6 @@ def test_solutions_are_folded(built: Any) -> None:
     assert folded[0].source.startswith("# Solution 1.1 (click to open)\n")
 
 
-def test_an_id_follows_the_content_of_its_cell() -> None:
-    cells = [new_code_cell("x = 1"), new_code_cell("x = 1"), new_markdown_cell("x = 1")]
-    one, again, words = build._cell_ids(cells)
-    assert again == f"{one}-2"
-    assert words not in {one, again}
-    assert next(build._cell_ids(cells[1:])) == one
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -134,12 +126,6 @@ def test_a_tolerance_is_kept(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text('# %% tags=["setup"] tolerance=0.2\nx = 1', encoding="utf-8")
     (cell,) = build.read_source(tmp_path / "x.py").cells
     assert cell.metadata == {"tags": ["setup"], "tolerance": 0.2}
-
-
-def test_urls_and_encoded_data_are_no_paths() -> None:
-    text = "https://host.org/tmp/x data:font;base64,AA/tmp/AA 3/work/4 up to 100 dpi"
-    outputs = [new_output("stream", text=text), new_output("display_data", {"image/png": png(100)})]
-    build._normalise(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), "good.py")
 
 
 def test_a_failure_leaves_the_old_notebook(tmp_path: Path) -> None:
@@ -238,17 +224,3 @@ def test_figures_are_filled_in(tmp_path: Path) -> None:
     with pytest.raises(build.BuildError, match=r"00_start.py: code has changed, so it must be run"):
         build.take_over_text(start, target)
     assert target.read_bytes() == whole
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "10 seconds"),
-        (34, "30 seconds"),
-        (56, "1 minute"),
-        (95, "2 minutes"),
-        (188, "3 minutes"),
-    ],
-)
-def test_times_in_words(seconds: float, words: str) -> None:
-    assert build.in_words(seconds) == words
