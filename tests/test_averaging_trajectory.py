@@ -145,6 +145,8 @@ def test_spectrum_of_many_parameters_recovers_planted_directions():
     np.testing.assert_allclose(s.explained_variance[:2], expected, rtol=1e-9)
     assert s.explained_variance_ratio[:2].sum() == pytest.approx(1)
     assert s.explained_variance.shape == (7,)
+    recorded = trajectory.weights["w"]
+    torch.testing.assert_close(recorded, path @ d.T + 7, msg="the record is another now")
 
 
 def good(step=0.0):

@@ -305,7 +305,7 @@ class Trajectory:
             )
         gram = torch.zeros(len(X), len(X), dtype=torch.float64, device=X.device)
         for columns in X.split(_COLUMNS, dim=1):
-            centred = columns.double()
+            centred = columns.to(torch.float64, copy=True)
             centred -= centred[0].clone()  # so that what never moves is 0, without rounding
             centred -= centred.mean(dim=0)
             gram.addmm_(centred, centred.mT)
