@@ -147,8 +147,8 @@ def name_models(
     noun : str
         What labels start with.
     """
-    if isinstance(models, nn.Module) or (
-        isinstance(models, Mapping) and any(isinstance(v, Tensor) for v in _first_values(models))
+    if isinstance(models, nn.Module | LazyWeights) or (
+        isinstance(models, dict) and any(isinstance(model, Tensor) for model in models.values())
     ):
         raise error(f"several {noun}s are needed, got one; put it in a list.")
     if isinstance(models, str) or not isinstance(models, Iterable):
@@ -161,14 +161,6 @@ def name_models(
     if not pairs:
         raise error(f"at least one {noun} is needed, got none.")
     return {label: as_weights(model, error, label) for label, model in pairs}
-
-
-def _first_values(models: Mapping[Any, Any]) -> list[Any]:
-    return (
-        []
-        if isinstance(models, LazyWeights)
-        else [v for _, v in zip("1", models.values(), strict=False)]
-    )
 
 
 def header(weights: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], torch.dtype]:
