@@ -136,7 +136,7 @@ ENTRIES = {
         geo.project_updates(geo.weight_distances(c.models, c.base)).coordinates
     ),
     "match_weights": matched,
-    "flatten": lambda c: geo.flatten(c.base, geo.layout_of(c.base)),
+    "flatten": lambda c: geo.flatten(c.base),
     "interpolate": lambda c: avg.interpolate(c.models[0], c.models[1], 0.3),
     "average, coefficients": lambda c: avg.average(c.models, [0.1, 0.2, 0.3, 0.2, 0.2]),
     "SWAG": swag,
@@ -156,7 +156,6 @@ ENTRIES = {
             c.evaluate, *({name: W.cpu() for name, W in m.items()} for m in c.models[:3])
         ).losses
     ),
-    "loss_simplex": lambda c: land.loss_simplex(c.evaluate, c.models, n_points=4, seed=0),
     "region_losses": lambda c: land.region_losses(
         c.evaluate, c.models, c.base, n_points=3, seed=0
     ).select_dtypes("number"),

@@ -9,13 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wskit.errors import AveragingError, LandscapeError, ZooError
+from wskit.errors import LandscapeError
 from wskit.landscape import (
-    Compute,
     evaluate_mixtures,
     loss_path,
     module_metrics,
-    one_by_one,
     split_metrics,
     zoo_metrics,
 )
@@ -105,32 +103,6 @@ def test_batch_norm_is_recomputed_at_each_point():
     assert abs(plain.losses - path.losses).max() > 0.01
 
 
-@pytest.mark.parametrize("batches", ["ragged", "sorted", "with targets"])
-def test_recomputed_statistics_do_not_depend_on_the_batches(batches):
-    """One batch norm, so that batches of any size and order have the statistics of one batch."""
-    nets = [bn_net(i) for i in range(2)]
-    x, y = data()
-    train, targets = data(200, seed=1)
-    loader = {
-        "ragged": train.split(99),  # the last is of 2
-        "sorted": train[train.mean((1, 2, 3)).argsort()].split(20),
-        "with targets": list(zip(train.split(64), targets.split(64), strict=True)),
-    }[batches]
-    exact = module_metrics(nets[0], x, y, bn_loader=[train])(stacked(nets))
-    found = module_metrics(nets[0], x, y, bn_loader=loader)(stacked(nets))
-    np.testing.assert_allclose(found["loss"], exact["loss"], rtol=1e-6)
-
-
-def test_recomputed_points_do_not_depend_on_their_chunk():
-    a, b = bn_net(0).state_dict(), bn_net(1).state_dict()
-    x, y = data()
-    evaluate = module_metrics(bn_net(2), x, y, bn_loader=[data(64, seed=1)[0]], batch_size=7)
-    c = [[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]
-    one = evaluate_mixtures(evaluate, [a, b], c, compute=Compute(chunk_size=1))
-    backwards = evaluate_mixtures(evaluate, [a, b], c[::-1])[::-1].reset_index(drop=True)
-    np.testing.assert_allclose(one, backwards, rtol=1e-6)
-
-
 def test_one_evaluation_serves_two_threads():
     nets = [bn_net(i) for i in range(6)]
     x, y = data()
@@ -139,17 +111,6 @@ def test_one_evaluation_serves_two_threads():
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda net: evaluate(stacked([net]))["loss"], nets))
     np.testing.assert_allclose(together, alone)
-
-
-def test_batch_norm_messages():
-    x, y = data()
-    with pytest.raises(LandscapeError, match="an iterator is empty after the first"):
-        module_metrics(bn_net(0), x, y, bn_loader=iter([x]))
-    with pytest.raises(LandscapeError, match="Sequential has no batch norm"):
-        module_metrics(MLP((64, 4)).module(), x, y, bn_loader=[x])
-    evaluate = module_metrics(bn_net(0), x, y, bn_loader=[{"image": x}])
-    with pytest.raises(AveragingError, match="got a dict"):
-        evaluate(stacked([bn_net(0)]))
 
 
 class Tied(nn.Module):
@@ -183,42 +144,34 @@ def test_tied_tensors_stay_tied_and_a_loss_of_ones_own(form):
         assert table.loss[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_weights_that_do_not_fit_the_module_are_named():
+def test_weights_that_do_not_fit_the_module_are_named(without_type_checks):
     x, y = data()
     net = bn_net(0)
     evaluate = module_metrics(net, x, y)
     weights = stacked([net])
     with pytest.raises(LandscapeError, match=r"lack the module's tensor '1\.running_var'"):
         evaluate({k: t for k, t in weights.items() if k != "1.running_var"})
-    with pytest.raises(LandscapeError, match=r"no tensor 'head'; it has 0.weight, 0.bias"):
+    with pytest.raises(LandscapeError, match=r"'head' .* has no such tensor"):
         evaluate(weights | {"head": torch.zeros(1, 1)})
-    with pytest.raises(LandscapeError, match=r"'0.bias' must have the shape \(5,\).*got \(1,\)"):
+    with pytest.raises(LandscapeError, match=r"'0.bias' of shape \(1,\) does not fit .* \(5,\)"):
         evaluate(weights | {"0.bias": torch.zeros(1, 1)})
-    with pytest.raises(LandscapeError, match="a target for each image is needed, got 50 and 49"):
-        module_metrics(net, x, y[:-1])
-    with pytest.raises(LandscapeError, match="got 0 and 0"):
-        zoo_metrics(MLP((64, 4)), x[:0], y[:0])
+    for images, targets in ((x, y[:-1]), (x[:0], y[:0])):
+        with pytest.raises(LandscapeError, match="a target for each image is needed"):
+            module_metrics(net, images, targets)
+    with pytest.raises(LandscapeError, match="form must be one of"):
+        module_metrics(net, x, y, form="fast")
 
 
-def test_an_unknown_activation_is_refused(without_type_checks):
-    x, y = data()
-    with pytest.raises(LandscapeError, match=r"one of 'relu', 'tanh', 'gelu', .*got 'selu'"):
-        zoo_metrics(SmallCNN(n_classes=4), x, y, activation="selu")
-
-
-def test_a_zoo_is_evaluated_in_its_own_precision_and_checked():
+def test_a_zoo_is_evaluated_in_its_own_precision():
     x, y = data()
     net = SmallCNN(n_classes=4, width=6)
     weights = stacked([net.module(), net.module()])
     found = zoo_metrics(net, x.double(), y)(weights)["loss"]
     np.testing.assert_array_equal(zoo_metrics(net, x, y)(weights)["loss"], found)
     wide = {k: t.double() for k, t in weights.items()}
-    module = net.module().double()
-    expected = module_metrics(module, x.double(), y)(wide)["loss"]
+    expected = module_metrics(net.module().double(), x.double(), y)(wide)["loss"]
     np.testing.assert_allclose(zoo_metrics(net, x, y)(wide)["loss"], expected, rtol=1e-12)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    with pytest.raises(ZooError, match="needs images of shape"):
-        zoo_metrics(net, x[:, 0], y)
     with pytest.raises(LandscapeError, match=r"lack the module's tensor 'fc\.bias'"):
         zoo_metrics(net, x, y)({k: t for k, t in weights.items() if k != "fc.bias"})
 
@@ -239,12 +192,3 @@ def test_split_metrics_keep_every_measure_of_each_split():
     turned = split_metrics(test=parts["test"], train=parts["train"])
     path = loss_path(turned, *models, alphas=[0.0, 0.5, 1.0])
     np.testing.assert_allclose(path.losses, table.test_loss, rtol=1e-6)
-
-
-def test_split_metrics_messages():
-    with pytest.raises(LandscapeError, match=r"an evaluation is needed; pass train="):
-        split_metrics()
-    good, stacked_weights = one_by_one(lambda weights: weights["w"].sum()), {"w": torch.ones(2, 3)}
-    for bad in (lambda stacked: 1.0, lambda stacked: {"accuracy": [1.0, 1.0]}):
-        with pytest.raises(LandscapeError, match=r"evaluation 'test' must .*'loss'.*one_by_one"):
-            split_metrics(train=good, test=bad)(stacked_weights)

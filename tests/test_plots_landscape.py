@@ -36,7 +36,7 @@ def make_plane(losses, **more):
     losses = np.asarray(losses, dtype=float)
     x, y = np.linspace(-1, 3, losses.shape[1]), np.linspace(-1, 3, losses.shape[0])
     measures = {"loss": losses} | more
-    return LossPlane(x, y, measures, CORNERS, NAMES, np.isfinite(losses))
+    return LossPlane(x, y, measures, CORNERS, NAMES)
 
 
 def filled(ax):
@@ -137,7 +137,7 @@ def test_models_are_named_and_the_point_is_marked(ax):
 def test_names_of_models_on_a_line_do_not_collide(ax, height, ends):
     corners = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, height]])
     x = np.linspace(-1, 3, 3)
-    plane = LossPlane(x, x, {"loss": np.ones((3, 3))}, corners, NAMES, np.ones((3, 3), bool))
+    plane = LossPlane(x, x, {"loss": np.ones((3, 3))}, corners, NAMES)
     plots.plot_loss_plane(plane, ax=ax)
     assert [text.get_va() for text in ax.texts] == ends  # the model in the middle has its above
 

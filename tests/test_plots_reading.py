@@ -122,7 +122,7 @@ def esd():
 def plane():
     x, corners = np.linspace(-1, 3, 5), np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 2.0]])
     losses = np.linspace(1, 200, 25).reshape(5, 5)
-    found = LossPlane(x, x, {"loss": losses}, corners, ("a", "b", "c"), np.ones((5, 5), bool))
+    found = LossPlane(x, x, {"loss": losses}, corners, ("a", "b", "c"))
     return plots.plot_loss_plane(found, point=[1, 1])
 
 

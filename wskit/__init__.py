@@ -11,7 +11,7 @@ The map of the kit, from files up to the screen:
 `wskit.averaging`    averages: at once, running, of a recorded run; SWAG; merge rules
 `wskit.zoo`          many small models as stacked tensors, trained together
 `wskit.features`     tables: one row a layer, or one a model
-`wskit.landscape`    losses on a path, on a plane, in a simplex; barrier, edges, sharpness
+`wskit.landscape`    losses on a path, on a plane, in a region; barrier, edges, sharpness
 `wskit.soups`        soups of fine-tuned models: uniform, greedy, learned; the ensemble
 `wskit.predictors`   accuracy from features: estimators, splits, scores (no torch)
 `wskit.plots`        results drawn on matplotlib Axes

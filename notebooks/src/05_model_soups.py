@@ -518,7 +518,7 @@ for i, b in enumerate(bases):
     length = geometry.weight_distances([chosen], b).update_norms()[0]
     away = landscape.random_direction(b, seed=i, normalize="unit")
     tested = {"base": b, "tuned on it": only[i], "negated": chosen}
-    tested["random"] = landscape.moved(b, away, length)
+    tested["random"] = averaging.add_task_vectors(b, [away], length)
     rows.append(accuracy(tested, **about(i, test)))
 print(pd.concat(rows).groupby(level=0, sort=False).agg(["mean", "std"]).round(1).to_string())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from wskit.exercises._verdict import AnswerError, Verdict, as_number, verdict_on
 
 if TYPE_CHECKING:
-    from wskit.landscape import Evaluation
+    from wskit.landscape import Evaluator
 
 _READ = 0.9  # of the updates whose task must be read right
 _WON = 0.8  # of the regions, for a place to pass
@@ -196,7 +196,7 @@ def _find_edge(find_edge: Callable[..., Any]) -> str:
 def check_place(
     place: object,
     regions: Sequence[Mapping[str, Mapping[str, Tensor]]],
-    evaluate: "Evaluation",
+    evaluate: "Evaluator",
 ) -> Verdict:
     """Check exercise 3.5: ``place()`` is outside a triangle and better than its corners.
 
@@ -206,7 +206,7 @@ def check_place(
         Returns three names of models and their shares, which sum to 1, as a dict.
     regions : sequence of mapping of names to models
         One a base, with the same names.
-    evaluate : Evaluation
+    evaluate : Evaluator
         With a loss, on images that the place was not chosen on.
 
     Returns
@@ -221,7 +221,7 @@ def check_place(
 def _place(
     place: Callable[..., Any],
     regions: Sequence[Mapping[str, Mapping[str, Tensor]]],
-    evaluate: "Evaluation",
+    evaluate: "Evaluator",
 ) -> str:
     # Here, as it loads pandas and tqdm: a check of another exercise needs neither.
     from wskit.landscape import evaluate_mixtures

@@ -11,7 +11,7 @@ from wskit.exercises._verdict import AnswerError, Verdict, as_number, verdict_on
 
 if TYPE_CHECKING:
     from wskit.averaging import Trajectory
-    from wskit.landscape import Evaluation
+    from wskit.landscape import Evaluator
 
 _WON = 0.8  # of the runs, for a design to pass
 
@@ -178,7 +178,7 @@ def _summed_noise(rate: float, h: float, noise: float) -> float:
 def check_design(
     design: object,
     runs: "Sequence[Trajectory]",
-    tests: "Sequence[Evaluation]",
+    tests: "Sequence[Evaluator]",
     *,
     rival: Sequence[Mapping[str, Tensor]],
 ) -> Verdict:
@@ -190,7 +190,7 @@ def check_design(
         Takes a number of epochs; returns as many coefficients, which sum to 1.
     runs : sequence of Trajectory
         One a seed.
-    tests : sequence of Evaluation
+    tests : sequence of Evaluator
         Of each seed; "error" is among their measures.
     rival : sequence of mapping of str to Tensor
         A model for each seed.
@@ -207,7 +207,7 @@ def check_design(
 def _design(
     design: Callable[..., Any],
     runs: "Sequence[Trajectory]",
-    tests: "Sequence[Evaluation]",
+    tests: "Sequence[Evaluator]",
     rival: Sequence[Mapping[str, Tensor]],
 ) -> str:
     # Here, as it loads pandas and tqdm: a check of another exercise needs neither.

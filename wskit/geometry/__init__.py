@@ -5,31 +5,20 @@ from wskit.geometry._architectures import (
     sequential_symmetries,
     transformer_symmetries,
 )
-from wskit.geometry._distances import By, WeightDistances, weight_distances
-from wskit.geometry._layout import Layout, Slot, flatten, layout_of, unflatten
-from wskit.geometry._matching import Matching, match_weights
-from wskit.geometry._projection import UpdateProjection, project_updates
-from wskit.geometry._symmetries import (
-    Axis,
-    Run,
-    Symmetries,
-    apply_permutation,
-    random_permutations,
+from wskit.geometry._distances import (
+    WeightDistances,
+    flatten,
+    project_updates,
+    unflatten,
+    weight_distances,
 )
+from wskit.geometry._matching import Run as Run  # for symmetries that are written by hand
+from wskit.geometry._matching import apply_permutation, match_weights, random_permutations
 
 __all__ = [
-    "Axis",
-    "By",
-    "Layout",
-    "Matching",
-    "Run",
-    "Slot",
-    "Symmetries",
-    "UpdateProjection",
     "WeightDistances",
     "apply_permutation",
     "flatten",
-    "layout_of",
     "match_weights",
     "project_updates",
     "random_permutations",
@@ -39,3 +28,7 @@ __all__ = [
     "unflatten",
     "weight_distances",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,45 +3,45 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from wskit._checks import check_weights
+from wskit._models import as_weights
+from wskit._weights import header
 from wskit.errors import GeometryError
-from wskit.geometry._layout import header
-from wskit.geometry._symmetries import Axis, Run, Symmetries
+from wskit.geometry._matching import Axis, Run, Symmetries
 
 _IN_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.(conv|bn|shortcut\.|downsample\.)(\d+)\.\w+$")
-_ATTENTION = ("self_attn", "multihead_attn")
+_ATTENTION = re.compile(r"(.*\.)?(self_attn|multihead_attn)\.in_proj_weight$")
+_BY_HAND = "write its symmetries by hand, the name of a group for every axis that is permuted"
 
 
 def sequential_symmetries(
-    weights: Mapping[str, Tensor], *, layers: Sequence[str] | None = None
+    weights: Mapping[str, Tensor] | nn.Module,
 ) -> Symmetries:
-    """Symmetries of layers in a row: the units of each but the last can be permuted.
+    """Return the symmetries of layers in a row: the units of each but the last can be permuted.
 
-    Of the kit's own networks, `MLP` and `SmallCNN`. A layer is what has a weight of two or more
-    axes (outputs, inputs, ...): dense layers and convolutions. What has vectors only (batch or
-    layer normalisation) belongs to the layer before it. Where a dense layer follows a
-    convolution whose output was flattened, a channel's pixels move together. Between the layers
-    there may be whatever treats units alike: activations, dropout, pooling.
+    The weights must be in the order in which the layers are applied, which is that of the state
+    dict of an ``nn.Sequential``. The kit's `MLP` and `SmallCNN` are such networks. A layer is a
+    module with a weight of two or more axes (outputs, inputs, ...): dense or convolutional. A
+    module with vectors only (a batch or layer normalisation) belongs to the layer before it. Where
+    a dense layer follows a convolution whose output was flattened, the pixels of a channel move
+    together. Whatever treats units alike may lie between layers: activations, dropout, pooling.
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
-        Of a lazily opened checkpoint only the header is read.
-    layers : sequence of str, optional
-        Modules' names in the order in which they are applied. None takes that of `weights`,
-        which is right for a state dict of ``nn.Sequential``.
+    weights : mapping of str to Tensor, or nn.Module
+        Only the header of a lazily opened checkpoint is read.
 
     Returns
     -------
-    Symmetries
-        Groups have the names of the layers whose outputs they permute.
+    mapping of str to tuple
+        For each tensor, how each axis is permuted. A group has the name of the layer whose
+        outputs it permutes.
 
     Raises
     ------
     GeometryError
-        If the layers do not fit one to the next, or numbered ones are out of order.
+        If a layer does not fit the one before, or numbered layers are out of order.
 
     Examples
     --------
@@ -50,61 +50,56 @@ def sequential_symmetries(
     >>> sequential_symmetries(weights | {"2.weight": torch.zeros(3, 4)})
     {'0.weight': ('0', None), '0.bias': ('0',), '2.weight': (None, '0')}
     """
-    check_weights(weights, GeometryError)
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    weights = as_weights(weights, GeometryError)
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
     for name in weights:
-        shapes.setdefault(name.rpartition(".")[0], {})[name] = header(weights, name)[0]
-    order = list(shapes) if layers is None else list(layers)
-    if layers is None:
-        _require_ascending(order)
-    elif set(order) != set(shapes) or len(order) != len(shapes):
-        wrong = sorted(set(order) ^ set(shapes)) or order
-        raise GeometryError(f"layers must name every module once, and {wrong[0]!r} differs.")
-    dense = [m for m in order if any(len(shape) > 1 for shape in shapes[m].values())]
-    if not dense:
-        raise GeometryError("a network in a row needs a weight of two axes, and there is none.")
+        modules.setdefault(name.rpartition(".")[0], {})[name] = header(weights, name)[0]
+    _check_ascending(list(modules))
+    layers = [
+        m for m, shapes in modules.items() if any(len(shape) > 1 for shape in shapes.values())
+    ]
     symmetries: dict[str, tuple[Axis, ...]] = {}
-    group, units = None, 0  # of the outputs of the layer before; a network's inputs stay put
-    for module in order:
-        inputs, inputs_units = group, units
-        if module in dense:
-            group = module if module != dense[-1] else None
-            units = next(shape[0] for shape in shapes[module].values() if len(shape) > 1)
-        for name, shape in shapes[module].items():
+    group, units = None, 0  # of the outputs of the latest layer; the network's inputs are fixed
+    for module, shapes in modules.items():
+        inputs, n_inputs = group, units
+        if module in layers:
+            group = module if module != layers[-1] else None
+            units = next(shape[0] for shape in shapes.values() if len(shape) > 1)
+        for name, shape in shapes.items():
             if len(shape) > 1:
-                axis = _inputs(inputs, inputs_units, shape, name, module == dense[0])
+                axis = _permute_inputs(inputs, n_inputs, shape, name) if n_inputs else None
                 symmetries[name] = (group, axis, *(None,) * (len(shape) - 2))
-            elif len(shape) == 1 and shape[0] != units and dense[0] in order[: order.index(module)]:
+            elif len(shape) == 1 and units not in (0, shape[0]):
                 raise GeometryError(
                     f"tensor {name!r} has {shape[0]} entries where the layer before has {units} "
-                    "outputs; these layers are not in a row, or not in the order of `layers`."
+                    "outputs; these layers are not in a row, or not in their order."
                 )
             else:
                 symmetries[name] = (group,) * len(shape)
     return {name: symmetries[name] for name in weights}
 
 
-def resnet_symmetries(weights: Mapping[str, Tensor]) -> Symmetries:
-    """Symmetries of a ResNet with batch normalisation, by torch's names.
+def resnet_symmetries(weights: Mapping[str, Tensor] | nn.Module) -> Symmetries:
+    """Return the symmetries of a ResNet with batch normalisation, by torch's names.
 
     The names are those of the CIFAR ResNets and of torchvision: conv1, bn1, layerX.Y.conv1, bn1,
-    conv2, bn2 (and conv3, bn3 of a bottleneck), and one dense layer at the end. Within a block,
-    channels can be permuted freely. What a block adds to the residual stream has the order of the
-    stream, which only a shortcut with a convolution (``shortcut.0`` or ``downsample.0``) can
-    change. A shortcut without weights (He et al. 2016, option A) that widens the stream pads it
-    by equally many channels of zeros before and after, as in the CIFAR ResNets of Idelbayev: the
-    old channels keep their order, and only the new ones are a group of their own.
+    conv2, bn2 (and conv3, bn3 of a bottleneck), and one dense layer at the end. The channels
+    within a block can be permuted freely. What a block adds to the residual stream has the order
+    of the stream, which only a shortcut with a convolution (``shortcut.0`` or ``downsample.0``)
+    can change. A shortcut without weights (He et al. 2016, option A) that widens the stream pads
+    it by equally many channels of zeros before and after, as in the CIFAR ResNets of Idelbayev:
+    the old channels keep their order, and only the new ones are a group of their own.
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
-        Of a lazily opened checkpoint only the header is read. All names may have a prefix.
+    weights : mapping of str to Tensor, or nn.Module
+        Only the header of a lazily opened checkpoint is read. All names may have a prefix.
 
     Returns
     -------
-    Symmetries
-        Group "stem" permutes the stream from the start, "layerX.stream" what stage X adds to it,
-        "layerX.Y.conv1" the channels within a block.
+    mapping of str to tuple
+        For each tensor, how each axis is permuted. Group "stem" permutes the stream from the
+        start, "layerX.stream" what stage X adds to it, "layerX.Y.conv1" the channels in a block.
 
     Raises
     ------
@@ -123,156 +118,131 @@ def resnet_symmetries(weights: Mapping[str, Tensor]) -> Symmetries:
     Run(group='stem', start=0, stop=2, width=1)
     Run(group='layer1.stream', start=1, stop=2, width=1)
     """
-    check_weights(weights, GeometryError)
+    weights = as_weights(weights, GeometryError)
     stems = [n for n in weights if n.endswith("conv1.weight") and not _IN_BLOCK.search(n)]
     if len(stems) != 1:
         raise GeometryError(
-            f"a ResNet has one weight 'conv1.weight' before its layers, and these have {stems}; "
-            "write the symmetries of another network by hand."
+            "a ResNet must have one weight 'conv1.weight' before its layers, got "
+            f"{stems or 'none'}; {_BY_HAND}."
         )
     prefix = stems[0].removesuffix("conv1.weight")
-    shapes = {
-        name.removeprefix(prefix): header(weights, name)[0]
-        for name in weights
-        if name.startswith(prefix)
-    }
-    for name, shape in shapes.items():
-        if name.endswith(".weight") and not shape:
-            raise GeometryError(
-                f"tensor {prefix + name!r} is a scalar, and a weight of a ResNet has an axis of "
-                "channels; these are not the weights of one."
-            )
-    parts: dict[str, tuple[Axis, Axis]] = {}  # module -> its outputs' axis and its inputs'
+    shapes = {name.removeprefix(prefix): header(weights, name)[0] for name in weights}
+    parts: dict[str, tuple[Axis, Axis]] = {}  # module -> the axes of its outputs and its inputs
     stream: tuple[Run, ...] = (Run("stem", 0, shapes["conv1.weight"][0]),)
     parts["conv1"], parts["bn1"] = (stream, None), (stream, None)
     blocks = {(int(m[1]), int(m[2])) for m in map(_IN_BLOCK.match, shapes) if m}
     for stage, number in sorted(blocks):
         block = f"layer{stage}.{number}"
         last = max(k for k in range(1, 10) if f"{block}.conv{k}.weight" in shapes or k == 1)
-        width = shapes.get(f"{block}.conv{last}.weight", (0,))[0]
-        before, stream = stream, _next_stream(stream, stage, block, width, shapes)
+        before, stream = stream, _widen(stream, stage, block, last, shapes)
         for shortcut in ("shortcut", "downsample"):
             parts[f"{block}.{shortcut}.0"] = (stream, before)
             parts[f"{block}.{shortcut}.1"] = (stream, None)
         inputs: Axis = before
         for k in range(1, last + 1):
             outputs: Axis = stream if k == last else f"{block}.conv{k}"
-            parts[f"{block}.conv{k}"], parts[f"{block}.bn{k}"] = (outputs, inputs), (outputs, None)
+            parts[f"{block}.conv{k}"] = (outputs, inputs)
+            parts[f"{block}.bn{k}"] = (outputs, None)
             inputs = outputs
     parts["linear"] = parts["fc"] = (None, stream)
     symmetries: dict[str, tuple[Axis, ...]] = {}
-    for name in weights:
-        short = name.removeprefix(prefix)
+    for name, (short, shape) in zip(weights, shapes.items(), strict=True):
         module = short.rpartition(".")[0]
         if not name.startswith(prefix) or module not in parts:
-            raise GeometryError(
-                f"tensor {name!r} is not a part of a ResNet that is known here; write its "
-                "symmetries by hand, a group's name for every axis that is permuted."
-            )
-        axes = (*parts[module], None, None)[: len(shapes[short])]
-        symmetries[name] = tuple(_short(axis) for axis in axes)
+            raise GeometryError(f"tensor {name!r} is no part of a known ResNet; {_BY_HAND}.")
+        symmetries[name] = (*parts[module], None, None)[: len(shape)]
     return symmetries
 
 
-def transformer_symmetries(weights: Mapping[str, Tensor], *, n_heads: int) -> Symmetries:
-    """Symmetries of a transformer by torch's names: its heads, and its MLPs' hidden units.
+def transformer_symmetries(
+    weights: Mapping[str, Tensor] | nn.Module, *, n_heads: int
+) -> Symmetries:
+    """Return the symmetries of a transformer, by torch's names: its heads and its hidden units.
 
     The names are those of ``nn.TransformerEncoderLayer`` and ``nn.TransformerDecoderLayer``,
-    under any prefix. The residual stream is left alone, and so is all else.
+    under any prefix. The heads of an attention and the hidden units of an MLP can be permuted.
+    The residual stream and everything else stay fixed.
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
-        Of a lazily opened checkpoint only the header is read.
+    weights : mapping of str to Tensor, or nn.Module
+        Only the header of a lazily opened checkpoint is read.
     n_heads : int
-        Of each attention; shapes do not tell it.
+        Number of heads of each attention, which shapes do not show.
 
     Returns
     -------
-    Symmetries
-        Groups are named by the attention (its heads move as blocks, in query, key, value and
-        output alike) and by the MLP's first layer.
+    mapping of str to tuple
+        For each tensor, how each axis is permuted. A group has the name of an attention (its
+        heads move as blocks, in query, key, value and output alike) or of an MLP's first layer.
 
     Raises
     ------
     GeometryError
-        If there is no such layer, it has parameters of an unknown kind, or its width is no
+        If there is no such layer, an attention has unknown parameters, or its width is no
         multiple of `n_heads`.
 
     Examples
     --------
     >>> import torch
     >>> layer = torch.nn.TransformerEncoderLayer(d_model=6, nhead=2, dim_feedforward=4)
-    >>> symmetries = transformer_symmetries(layer.state_dict(), n_heads=2)
+    >>> symmetries = transformer_symmetries(layer, n_heads=2)
     >>> symmetries["self_attn.out_proj.weight"]
     (None, (Run(group='self_attn', start=0, stop=2, width=3),))
     >>> symmetries["linear2.weight"]
     (None, 'linear1')
     """
-    check_weights(weights, GeometryError)
+    weights = as_weights(weights, GeometryError)
     known: dict[str, tuple[Axis, ...]] = {}
-    attentions = set()
-    for name in weights:
-        attention, _, parameter = name.rpartition(".")
-        if parameter != "in_proj_weight" or attention.rpartition(".")[2] not in _ATTENTION:
-            continue
-        attentions.add(f"{attention}.")
-        shape = header(weights, name)[0]
-        if len(shape) != 2:
-            raise GeometryError(
-                f"tensor {name!r} is that of an attention, which is a matrix, and has the shape "
-                f"{shape}; these are not the weights of one."
-            )
-        width = shape[1]
+    attentions = []
+    for match in filter(None, map(_ATTENTION.match, weights)):
+        layer, attention = match[1] or "", match[0].removesuffix(".in_proj_weight")
+        width = header(weights, match[0])[0][1]
         if n_heads < 1 or width % n_heads:
             raise GeometryError(
-                f"tensor {name!r} is that of an attention of width {width}, which {n_heads} heads "
-                "do not divide; give the model's own number of heads."
+                f"n_heads must divide the width of each attention, got {n_heads} heads for "
+                f"tensor {match[0]!r} of width {width}."
             )
+        attentions.append(f"{attention}.")
         heads = (Run(attention, 0, n_heads, width // n_heads),)
-        known[name], known[f"{attention}.in_proj_bias"] = (heads * 3, None), (heads * 3,)
+        known[f"{attention}.in_proj_weight"] = (heads * 3, None)
+        known[f"{attention}.in_proj_bias"] = (heads * 3,)
         known[f"{attention}.out_proj.weight"] = (None, heads)
         known[f"{attention}.out_proj.bias"] = (None,)
-        layer = attention[: -len(attention.rpartition(".")[2])]
         hidden = f"{layer}linear1"
         known[f"{hidden}.weight"], known[f"{hidden}.bias"] = (hidden, None), (hidden,)
         known[f"{layer}linear2.weight"] = (None, hidden)
     if not attentions:
         raise GeometryError(
-            "these weights have no attention with torch's names (self_attn.in_proj_weight); write "
-            "the symmetries by hand, a group's name for every axis that is permuted."
+            "a transformer must have an attention with torch's names (self_attn.in_proj_weight), "
+            f"got none; {_BY_HAND}."
         )
-    symmetries: dict[str, tuple[Axis, ...]] = {}
-    for name in weights:
-        if name not in known and name.startswith(tuple(attentions)):
-            raise GeometryError(
-                f"tensor {name!r} is a part of an attention that is not known here; write its "
-                "symmetries by hand."
-            )
-        symmetries[name] = known.get(name, (None,) * len(header(weights, name)[0]))
-    return symmetries
+    unknown = [n for n in weights if n not in known and n.startswith(tuple(attentions))]
+    if unknown:
+        raise GeometryError(
+            f"tensor {unknown[0]!r} is an unknown part of an attention; {_BY_HAND}."
+        )
+    fixed = {name: (None,) * len(header(weights, name)[0]) for name in weights}
+    return {name: known.get(name, fixed[name]) for name in weights}
 
 
-def _require_ascending(modules: Sequence[str]) -> None:
+def _check_ascending(modules: Sequence[str]) -> None:
     """Raise if numbered modules stand in another order than that of their numbers."""
     last: dict[str, tuple[list[int], str]] = {}
     for module in modules:
-        pattern, numbers = re.sub(r"\d+", "#", module), [int(d) for d in re.findall(r"\d+", module)]
+        pattern = re.sub(r"\d+", "#", module)
+        numbers = [int(digits) for digits in re.findall(r"\d+", module)]
         before, name = last.get(pattern, (numbers, module))
         if numbers < before:
             raise GeometryError(
                 f"module {module!r} stands after {name!r}, so the order of the names may not be "
-                "that in which the layers are applied; give their names as `layers`."
+                "that in which the layers are applied; reorder the weights."
             )
         last[pattern] = numbers, module
 
 
-def _inputs(
-    group: str | None, units: int, shape: tuple[int, ...], name: str, is_first: bool
-) -> Axis:
-    """Axis of a layer's inputs, which come from `units` outputs of the layer before."""
-    if is_first:
-        return None
+def _permute_inputs(group: str | None, units: int, shape: tuple[int, ...], name: str) -> Axis:
+    """Return how the inputs of a layer move, which come from `units` outputs of another one."""
     if shape[1] % units or (len(shape) > 2 and shape[1] != units):
         raise GeometryError(
             f"tensor {name!r} has {shape[1]} inputs where the layer before has {units} outputs; "
@@ -283,15 +253,16 @@ def _inputs(
     return (Run(group, 0, units, shape[1] // units),)
 
 
-def _next_stream(
+def _widen(
     stream: tuple[Run, ...],
     stage: int,
     block: str,
-    width: int,
+    last: int,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[Run, ...]:
-    """Return the runs of the residual stream after a block that is `width` channels wide."""
+    """Return the runs of the residual stream after a block whose last convolution is `last`."""
     before = sum(run.stop - run.start for run in stream)
+    width = shapes.get(f"{block}.conv{last}.weight", (0,))[0]
     new = f"layer{stage}.stream"
     if f"{block}.shortcut.0.weight" in shapes or f"{block}.downsample.0.weight" in shapes:
         return (Run(new, 0, width),)
@@ -304,8 +275,3 @@ def _next_stream(
             "shortcut with weights; a shortcut without pads by equally many on both sides."
         )
     return (Run(new, 0, pad), *stream, Run(new, pad, 2 * pad))
-
-
-def _short(axis: Axis) -> Axis:
-    """Write a single run as the name of its group."""
-    return axis[0].group if isinstance(axis, tuple) and len(axis) == 1 else axis

@@ -1,50 +1,39 @@
-"""Losses on a path, on a plane, in a simplex and along random rays; barriers, edges, sharpness.
+"""Losses on a path, on a plane, in regions and along random rays; barriers, edges, sharpness.
 
-Everything here asks one question, what the loss is at many points of weight space, through an
-`Evaluation`: a function of stacked weights. Every point is a linear combination of a few models.
+Everything here asks one question: what is the loss at many points of weight space? Every point is
+a linear combination of a few models. An `Evaluator`, a function of stacked weights, answers it.
 """
 
+from wskit.landscape._evaluate import Evaluator as Evaluator  # in annotations
 from wskit.landscape._evaluate import (
-    Compute,
-    Evaluation,
     evaluate_mixtures,
     evaluate_models,
-    iterate_mixtures,
     one_by_one,
 )
-from wskit.landscape._evaluate import points_at_once as points_at_once  # for panels' Cancel
-from wskit.landscape._hessian import HessianEigenvalue, top_hessian_eigenvalue
+from wskit.landscape._evaluate import iterate_mixtures as iterate_mixtures  # for panels
 from wskit.landscape._metrics import (
     classification_metrics,
     module_metrics,
     split_metrics,
     zoo_metrics,
 )
-from wskit.landscape._paths import LossPath, barrier, loss_path
-from wskit.landscape._plane import LossPlane, Plane, loss_plane, loss_simplex, plane_through
-from wskit.landscape._rays import moved, random_direction, ray_sharpness, region_edges
-from wskit.landscape._regions import probability_of_better, region_losses
+from wskit.landscape._paths import LossPath, barrier, loss_path, loss_plane, plane_through
+from wskit.landscape._paths import LossPlane as LossPlane  # in annotations
+from wskit.landscape._paths import Plane as Plane  # in annotations
+from wskit.landscape._regions import region_edges, region_losses
+from wskit.landscape._sharpness import random_direction, ray_sharpness, top_hessian_eigenvalue
 
 __all__ = [
-    "Compute",
-    "Evaluation",
-    "HessianEigenvalue",
     "LossPath",
-    "LossPlane",
-    "Plane",
     "barrier",
     "classification_metrics",
     "evaluate_mixtures",
     "evaluate_models",
-    "iterate_mixtures",
     "loss_path",
     "loss_plane",
-    "loss_simplex",
     "module_metrics",
-    "moved",
     "one_by_one",
     "plane_through",
-    "probability_of_better",
     "random_direction",
     "ray_sharpness",
     "region_edges",
@@ -53,3 +42,7 @@ __all__ = [
     "top_hessian_eigenvalue",
     "zoo_metrics",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

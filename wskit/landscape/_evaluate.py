@@ -1,91 +1,43 @@
-"""The one engine: stacked weights to measures, in chunks, with progress and a way to stop."""
+"""The one engine: linear combinations of models, stacked, and evaluated in chunks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from wskit._checks import check_weights, numbers
+from wskit._models import check_one_architecture, name_models, nonfinite_error
+from wskit._weights import all_finite, is_statistic
 from wskit.errors import LandscapeError
-from wskit.landscape._mix import checked, mix
 
-Evaluation = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
+Evaluator = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
 """Stacked weights, each tensor (points, ...) -> measures by name, each an array (points,).
 
 "loss" is among them. `module_metrics` and `zoo_metrics` make such functions, and `one_by_one`
-makes one of a function of one model.
+makes one from a function of one model.
 """
 
 _BYTES_AT_ONCE = 2**26
 _POINTS_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
-class Compute:
-    """How many points are evaluated. The results do not depend on it, but for rounding.
-
-    Attributes
-    ----------
-    chunk_size : int, optional
-        Points whose weights are in memory together. None means at most 64, and no more than have
-        weights of 64 MiB.
-    progress : bool, default False
-        Show a progress bar.
-    should_stop : callable that returns a bool, optional
-        Asked before each chunk. Once it says True nothing more is evaluated, and the result has
-        the points that were.
-    """
-
-    chunk_size: int | None = None
-    progress: bool = False
-    should_stop: Callable[[], bool] | None = None
-
-
-def count_points(stacked: Mapping[str, Tensor]) -> int:
-    """Return how many models are stacked, or say which tensor does not tell."""
-    check_weights(stacked, LandscapeError, "the stacked weights")
-    for name, stack in stacked.items():
-        if stack.ndim == 0:
-            raise LandscapeError(
-                f"stacked weights have an entry a point, and {name!r} is a scalar; stack one model "
-                "with W[None]."
-            )
-    lengths = {len(stack) for stack in stacked.values()}
-    if len(lengths) != 1:
-        raise LandscapeError(
-            "stacked weights have as many entries in every tensor, one a point, got "
-            f"{sorted(lengths) or 'no tensor'}; stack models of one architecture."
-        )
-    return lengths.pop()
-
-
-def check_callable(evaluate: object, what: str = "evaluate") -> None:
-    """Raise unless this can be called."""
-    if not callable(evaluate):
-        raise LandscapeError(
-            f"{what} must be a function of stacked weights, got a {type(evaluate).__name__}; make "
-            "one with `one_by_one` or `module_metrics`."
-        )
-
-
-def one_by_one(function: Callable[[Mapping[str, Tensor]], Any]) -> Evaluation:
-    """Make an `Evaluation` of a function of one model.
+def one_by_one(function: Callable[[Mapping[str, Tensor]], Any]) -> Evaluator:
+    """Make an `Evaluator` from a function of one model.
 
     Parameters
     ----------
     function : callable
         Maps weights (as in a ``state_dict``) to the loss, a float or a tensor of one value, or to
-        a mapping of names to such, with "loss" among them.
+        a mapping of names to such values, with "loss" among them.
 
     Returns
     -------
-    Evaluation
+    Evaluator
 
     Examples
     --------
@@ -95,7 +47,7 @@ def one_by_one(function: Callable[[Mapping[str, Tensor]], Any]) -> Evaluation:
     """
 
     def evaluate(stacked: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        points = count_points(stacked)
+        points = len(next(iter(stacked.values())))
         rows = [function({name: s[i] for name, s in stacked.items()}) for i in range(points)]
         rows = [row if isinstance(row, Mapping) else {"loss": row} for row in rows]
         return {name: [float(row[name]) for row in rows] for name in rows[0]}
@@ -104,35 +56,36 @@ def one_by_one(function: Callable[[Mapping[str, Tensor]], Any]) -> Evaluation:
 
 
 def iterate_mixtures(
-    evaluate: Evaluation,
-    models: Sequence[Mapping[str, Tensor]],
+    evaluate: Evaluator,
+    models: Any,
     coefficients: ArrayLike,
     *,
-    chunk_size: int | None = None,
+    chunk_size: int = _POINTS_AT_ONCE,
 ) -> Iterator[pd.DataFrame]:
     """Evaluate linear combinations of models, and yield the results chunk by chunk.
 
     Parameters
     ----------
-    evaluate : Evaluation
-    models : sequence of k mappings of str to Tensor
-        With the same names and shapes. They are read once and not changed.
+    evaluate : Evaluator
+    models : list or mapping of k models
+        State dicts, checkpoints or modules of one architecture. They are read once and not
+        changed.
     coefficients : array of shape (points, k)
-        Point i is the sum over j of ``coefficients[i, j] * models[j]``. Tensors that are not
-        floating-point (a batch norm's counters) are those of the first model.
-    chunk_size : int, optional
-        As in `Compute`.
+        Point i is the sum over j of ``coefficients[i, j] * models[j]``. Tensors of integers (a
+        batch norm's counters) are those of the first model.
+    chunk_size : int, default 64
+        Points whose weights are in memory together, at most; their weights take 64 MiB at most.
 
     Yields
     ------
     DataFrame
-        A row a point: "loss" and the other measures. The index is the row of `coefficients`.
+        One row per point: "loss" and the other measures. The index is the row of `coefficients`.
 
     Raises
     ------
     LandscapeError
         If the models differ in names, shapes or kind of dtype, or hold NaN or inf; if there is not
-        a coefficient for each model; if `evaluate` does not return measures of one value a point.
+        a finite coefficient for each model; if `evaluate` does not return a value per point.
 
     Examples
     --------
@@ -143,50 +96,52 @@ def iterate_mixtures(
     {0: 4.0}
     {1: 2.0}
     """
-    wanted = numbers(coefficients, LandscapeError, "coefficients")
-    if wanted.ndim != 2 or wanted.shape[1] != len(models) or not np.isfinite(wanted).all():
+    anchors = read_models(models)
+    wanted = np.asarray(coefficients, dtype=np.float64)
+    if wanted.shape[1:] != (len(anchors),) or not np.isfinite(wanted).all():
         raise LandscapeError(
-            f"finite coefficients of shape (points, {len(models)}) are needed, one for each of "
-            f"the models, got an array of shape {wanted.shape}; reshape it, or leave NaN and inf "
-            "out."
+            f"coefficients must be finite and of shape (points, {len(anchors)}), one for each of "
+            f"the models, got an array of shape {wanted.shape}."
         )
-    anchors = checked(models)
-    size = points_at_once(anchors[0], chunk_size)
+    size = min(chunk_size, points_at_once(anchors[0]))
     for start in range(0, len(wanted), size):
         part = wanted[start : start + size]
         # Entered anew for each chunk: gradients stay on between them, where the caller works.
         with torch.no_grad():
-            check_callable(evaluate)
             found = evaluate(mix(anchors, part))
-        yield _table(found, start, len(part))
+        yield _tabulate(found, start, len(part))
 
 
 def evaluate_mixtures(
-    evaluate: Evaluation,
-    models: Sequence[Mapping[str, Tensor]],
+    evaluate: Evaluator,
+    models: Any,
     coefficients: ArrayLike,
     *,
-    compute: Compute = Compute(),
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Evaluate linear combinations of models.
 
     Parameters
     ----------
-    evaluate, models, coefficients
-        As for `iterate_mixtures`.
-    compute : Compute
-        Chunks, progress, and a way to stop.
+    evaluate : Evaluator
+    models : list or mapping of k models
+        State dicts, checkpoints or modules of one architecture.
+    coefficients : array of shape (points, k)
+        Point i is the sum over j of ``coefficients[i, j] * models[j]``. Tensors of integers (a
+        batch norm's counters) are those of the first model.
+    progress : bool, default False
+        Whether to show a progress bar.
 
     Returns
     -------
     DataFrame
-        A row a point, in the order of `coefficients`: "loss" and the other measures. Where it was
-        stopped, the rows that were evaluated.
+        One row per point, in the order of `coefficients`: "loss" and the other measures.
 
     Raises
     ------
     LandscapeError
-        As `iterate_mixtures`, or if it was stopped before the first point.
+        If the models differ in names, shapes or kind of dtype, or hold NaN or inf; if there is not
+        a finite coefficient for each model; if `evaluate` does not return a value per point.
 
     Examples
     --------
@@ -195,30 +150,27 @@ def evaluate_mixtures(
     >>> evaluate_mixtures(evaluate, [a, b], [[1, 0], [0.5, 0.5], [2, -1]]).loss.tolist()
     [4.0, 2.0, 20.0]
     """
-    parts = iterate_mixtures(evaluate, models, coefficients, chunk_size=compute.chunk_size)
-    return collect(parts, len(np.asarray(coefficients)), compute)
+    parts = iterate_mixtures(evaluate, models, coefficients)
+    return collect(parts, len(np.asarray(coefficients)), progress)
 
 
-def evaluate_models(
-    evaluate: Evaluation,
-    models: Mapping[Any, Mapping[str, Tensor]],
-    *,
-    compute: Compute = Compute(),
-) -> pd.DataFrame:
-    """Evaluate models that have names, or numbers such as epochs.
+def evaluate_models(evaluate: Evaluator, models: Any, *, progress: bool = False) -> pd.DataFrame:
+    """Evaluate several models.
 
     Parameters
     ----------
-    evaluate : Evaluation
-    models : mapping of names or numbers to mappings of str to Tensor
-        Of one architecture.
-    compute : Compute
-        As for `evaluate_mixtures`.
+    evaluate : Evaluator
+    models : list or mapping of models
+        State dicts, checkpoints or modules of one architecture. The keys of a mapping are names,
+        or numbers such as epochs.
+    progress : bool, default False
+        Whether to show a progress bar.
 
     Returns
     -------
     DataFrame
-        A row a model, under its name: "loss" and the other measures.
+        One row per model: "loss" and the other measures. The index is the mapping's keys, or
+        "model 1", "model 2" and so on for a list.
 
     Raises
     ------
@@ -232,41 +184,94 @@ def evaluate_models(
     >>> evaluate_models(evaluate, models).loss.to_dict()
     {'a': 4.0, 'b': 2.0}
     """
-    found = evaluate_mixtures(evaluate, list(models.values()), np.eye(len(models)), compute=compute)
-    return found.set_axis(pd.Index(list(models)[: len(found)]))
+    named = name_models(models, LandscapeError)
+    found = evaluate_mixtures(evaluate, named, np.eye(len(named)), progress=progress)
+    return found.set_axis(pd.Index(list(models if isinstance(models, Mapping) else named)))
 
 
-def collect(parts: Iterator[pd.DataFrame], total: int, compute: Compute) -> pd.DataFrame:
-    """Put chunks together until there are no more, or `compute.should_stop` says so."""
-    tables: list[pd.DataFrame] = []
-    with tqdm(total=total, disable=not compute.progress, unit="point") as bar:
-        while compute.should_stop is None or not compute.should_stop():
-            part = next(parts, None)
-            if part is None:
-                break
+def collect(parts: Iterator[pd.DataFrame], total: int, progress: bool) -> pd.DataFrame:
+    """Put chunks together, with a progress bar."""
+    tables = []
+    with tqdm(total=total, disable=not progress, unit="point") as bar:
+        for part in parts:
             tables.append(part)
             bar.update(len(part))
     if not tables:
-        raise LandscapeError("no point was evaluated: none was asked for, or it was stopped.")
+        raise LandscapeError("at least one point is needed, got none.")
     return pd.concat(tables, ignore_index=True)
 
 
-def points_at_once(weights: Mapping[str, Tensor], chunk_size: int | None) -> int:
-    """Return the number of points in a chunk."""
-    if chunk_size is None:
-        size = sum(tensor.nbytes for tensor in weights.values())
-        return int(min(_POINTS_AT_ONCE, max(1, _BYTES_AT_ONCE // max(size, 1))))
-    if chunk_size < 1:
-        raise LandscapeError(f"chunk_size must be at least 1, got {chunk_size}.")
-    return chunk_size
+def points_at_once(weights: Mapping[str, Tensor]) -> int:
+    """Return how many models like this one to hold at a time."""
+    size = sum(tensor.nbytes for tensor in weights.values())
+    return int(min(_POINTS_AT_ONCE, max(1, _BYTES_AT_ONCE // max(size, 1))))
 
 
-def _table(found: Mapping[str, Any], start: int, points: int) -> pd.DataFrame:
-    """Check what an evaluation returned."""
+def read_models(models: Any) -> list[dict[str, Tensor]]:
+    """Read models of one architecture, and raise a `LandscapeError` where one is not finite."""
+    named = name_models(models, LandscapeError)
+    layout = check_one_architecture(named, error=LandscapeError, any_float=True)
+    result = []
+    for label, model in named.items():
+        read = {name: model[name].detach() for name in layout.shapes}
+        for name in layout.spans:
+            if not all_finite(read[name]):
+                raise nonfinite_error(read[name], name, label, LandscapeError)
+        result.append(read)
+    return result
+
+
+def mix(
+    anchors: list[dict[str, Tensor]], coefficients: Float64[np.ndarray, "points anchors"]
+) -> dict[str, Tensor]:
+    """Stack the sums of coefficient times anchor; tensors of integers are those of the first.
+
+    Sums are made in float32 or better and rounded once to the dtype of the first anchor.
+    """
+    result = {}
+    for name, first in anchors[0].items():
+        shape = (len(coefficients), *first.shape)
+        if first.is_floating_point():
+            dtype = torch.promote_types(first.dtype, torch.float32)
+            each = torch.stack([anchor[name].to(first.device, dtype) for anchor in anchors])
+            c = torch.tensor(coefficients, dtype=dtype, device=first.device)
+            result[name] = (c @ each.reshape(len(anchors), -1)).to(first.dtype).view(shape)
+        else:
+            result[name] = first.clone().expand(shape)
+    return result
+
+
+def weight_names(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that distances and directions are made of.
+
+    These are the floating-point tensors except the running statistics of batch norms, which
+    follow from the weights and the data. A variance that is moved at random turns negative.
+    """
+    return [
+        name
+        for name, tensor in weights.items()
+        if tensor.is_floating_point() and not is_statistic(name)
+    ]
+
+
+def grams(
+    models: list[dict[str, Tensor]], origin: dict[str, Tensor]
+) -> Float64[np.ndarray, "tensors models models"]:
+    """Return the inner products of the models' differences from the origin, tensor by tensor."""
+    result = []
+    for name in weight_names(origin):
+        start = origin[name].double().flatten()
+        each = [model[name].to(start.device).double().flatten() - start for model in models]
+        d = torch.stack(each)
+        result.append((d @ d.T).cpu().numpy())
+    return np.stack(result)
+
+
+def _tabulate(found: Mapping[str, Any], start: int, points: int) -> pd.DataFrame:
+    """Check what an evaluator returned, and put it in a table."""
     if not isinstance(found, Mapping) or "loss" not in found:
         raise LandscapeError(
-            "an evaluation must return a mapping with 'loss' in it, got "
-            f"{sorted(found) if isinstance(found, Mapping) else type(found).__name__}; wrap a "
+            f"an evaluator must return a mapping with 'loss' in it, got {found!r:.60}; wrap a "
             "function of one model in `one_by_one`."
         )
     columns = {}
@@ -275,7 +280,7 @@ def _table(found: Mapping[str, Any], start: int, points: int) -> pd.DataFrame:
         columns[name] = np.asarray(on_cpu, dtype=np.float64)
         if columns[name].shape != (points,):
             raise LandscapeError(
-                f"an evaluation of {points} points must return {points} values of {name!r}, got "
+                f"an evaluator of {points} points must return {points} values of {name!r}, got "
                 f"an array of shape {columns[name].shape}."
             )
     return pd.DataFrame(columns, index=pd.RangeIndex(start, start + points))

@@ -180,7 +180,7 @@ def plot_loss_simplex(
     Parameters
     ----------
     table : DataFrame
-        Of `wskit.landscape.loss_simplex` for three models: their coefficients before "loss".
+        Coefficients of three models, by name, before the column "loss" and other measures.
     measure : str, default "loss"
     unit : str, optional
         Of losses: "nats" where they are cross-entropies. None writes none.

@@ -7,13 +7,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from wskit.landscape import (
-    Evaluation,
-    LossPlane,
-    Plane,
-    iterate_mixtures,
-    points_at_once,
-)
+from wskit.landscape import Evaluator, LossPlane, Plane, iterate_mixtures
 from wskit.widgets._panel import Panel, Task
 
 MARGIN = 0.5  # of the landscape around the triangle
@@ -51,7 +45,7 @@ class PlanePanel(Panel):
 
     def _fill(
         self,
-        evaluate: Evaluation,
+        evaluate: Evaluator,
         models: Sequence[Mapping[str, Tensor]],
         names: tuple[str, str, str],
         sizes: Sequence[int],
@@ -62,16 +56,15 @@ class PlanePanel(Panel):
         x, y = plane.grid(n, margin=MARGIN, square=self._square)
         points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
         at, corners = plane.coefficients(points), plane.corners
-        size = min(self._points_at_once, points_at_once(models[0], None))
 
         def work(task: Task) -> LossPlane:
             parts: list[pd.DataFrame] = []
-            for part in iterate_mixtures(evaluate, models, at, chunk_size=size):
+            for part in iterate_mixtures(evaluate, models, at, chunk_size=self._points_at_once):
                 parts.append(part)
                 task.report(int(part.index[-1]) + 1, len(at))
             table = pd.concat(parts)
             measures = {str(name): table[name].to_numpy().reshape(n, n) for name in table}
-            return LossPlane(x, y, measures, corners, names, np.ones((n, n), dtype=bool))
+            return LossPlane(x, y, measures, corners, names)
 
         def show(found: LossPlane) -> None:
             self.landscape = found
@@ -90,4 +83,4 @@ class PlanePanel(Panel):
         assert self._plane is not None
         x, y = self._plane.grid(2, margin=MARGIN, square=self._square)
         nothing = {str(name): np.full((2, 2), np.nan) for name in measures}
-        return LossPlane(x, y, nothing, self._plane.corners, names, np.zeros((2, 2), dtype=bool))
+        return LossPlane(x, y, nothing, self._plane.corners, names)

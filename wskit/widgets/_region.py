@@ -16,7 +16,7 @@ from wskit import plots
 from wskit.errors import LandscapeError
 from wskit.geometry import weight_distances
 from wskit.landscape import (
-    Evaluation,
+    Evaluator,
     evaluate_mixtures,
     plane_through,
     random_direction,
@@ -39,8 +39,8 @@ class RegionExplorer(PlanePanel):
     ----------
     models : mapping of names to mappings of str to Tensor, or sequence of these
         Of one architecture, at least three. Those of a sequence have their positions for names.
-    evaluate : Evaluation
-        See `wskit.landscape.Evaluation`. All measures that it returns are shown, so that it may
+    evaluate : Evaluator
+        See `wskit.landscape.Evaluator`. All measures that it returns are shown, so that it may
         return the accuracy on each of several tasks. Called in two threads at once.
     base : mapping of str to Tensor, optional
         The model that all were fine-tuned from, for the random control.
@@ -92,7 +92,7 @@ class RegionExplorer(PlanePanel):
     def __init__(
         self,
         models: Mapping[Any, Mapping[str, Tensor]] | Sequence[Mapping[str, Tensor]],
-        evaluate: Evaluation,
+        evaluate: Evaluator,
         *,
         base: Mapping[str, Tensor] | None = None,
         map: pd.DataFrame | None = None,

@@ -14,7 +14,7 @@ from wskit import plots
 from wskit._texts import cell_text
 from wskit.averaging import average
 from wskit.errors import SoupError
-from wskit.landscape import Evaluation, evaluate_models
+from wskit.landscape import Evaluator, evaluate_models
 from wskit.widgets._panel import ROW, Panel, Task, alone, button, labelled
 from wskit.widgets._picture import FigurePicture, PointPicture
 from wskit.widgets._soup_code import FIGSIZE, cell
@@ -58,8 +58,8 @@ class SoupKitchen(Panel):
     ----------
     ingredients : mapping of str to mappings of str to Tensor
         Models of one architecture, fine-tuned from one start. Each is measured once, at first.
-    evaluate : Evaluation
-        See `wskit.landscape.Evaluation`; such as ``split_metrics(held_out=..., clean=...,
+    evaluate : Evaluator
+        See `wskit.landscape.Evaluator`; such as ``split_metrics(held_out=..., clean=...,
         shifted=...)``. Called in two threads at once.
     score : str, optional
         The measure that Greedy and Suggest go by. It begins with "held_out", and more is better.
@@ -118,7 +118,7 @@ class SoupKitchen(Panel):
     def __init__(
         self,
         ingredients: Mapping[str, Mapping[str, Tensor]],
-        evaluate: Evaluation,
+        evaluate: Evaluator,
         *,
         score: str | None = None,
         base: Mapping[str, Tensor] | None = None,

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from wskit import plots
 from wskit.averaging import Trajectory
 from wskit.errors import AveragingError, LandscapeError
-from wskit.landscape import Evaluation, plane_through
+from wskit.landscape import Evaluator, plane_through
 from wskit.widgets._panel import ROW, Task, alone, button, labelled
 from wskit.widgets._picture import FigurePicture
 from wskit.widgets._plane import PlanePanel
@@ -37,9 +37,9 @@ class SwaExplorer(PlanePanel):
     ----------
     runs : mapping of names to Trajectory
         Of a row an epoch.
-    evaluate : Evaluation
-        See `wskit.landscape.Evaluation`. All measures that it returns are shown.
-    recalibrated : Evaluation, optional
+    evaluate : Evaluator
+        See `wskit.landscape.Evaluator`. All measures that it returns are shown.
+    recalibrated : Evaluator, optional
         The same measures, with the statistics of every BatchNorm recomputed at each model: what
         ``landscape.module_metrics(..., bn_loader=...)`` returns.
     train : callable, optional
@@ -107,9 +107,9 @@ class SwaExplorer(PlanePanel):
     def __init__(
         self,
         runs: Mapping[str, Trajectory],
-        evaluate: Evaluation,
+        evaluate: Evaluator,
         *,
-        recalibrated: Evaluation | None = None,
+        recalibrated: Evaluator | None = None,
         train: Train | None = None,
         resolution: int = 15,
         unit: str | None = None,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wskit.averaging import ExponentialMean, Trajectory
 from wskit.errors import AveragingError
-from wskit.landscape import Evaluation, evaluate_models
+from wskit.landscape import Evaluator, evaluate_models
 
 MODELS = ("iterate", "average", "EMA")
 AT_ONCE = 2  # models: more would have a moved window wait for its numbers
@@ -54,7 +54,7 @@ class Window:
 class Measured:
     """What was measured of a run's models; none is measured twice."""
 
-    def __init__(self, run: Trajectory, evaluate: Evaluation) -> None:
+    def __init__(self, run: Trajectory, evaluate: Evaluator) -> None:
         self.run, self.evaluate = run, evaluate
         self._found: dict[tuple[object, ...], dict[Hashable, float]] = {}
 
