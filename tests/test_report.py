@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from checkpoint_kit import Lazy
 
 from wskit import features, geometry, report, spectra
 from wskit.checkpoints import open_checkpoint, save_weights
@@ -390,7 +391,7 @@ def test_the_page_says_what_was_found(found, page):
 
 def test_untrusted_texts_are_escaped(tmp_path):
     weights = {name: random(70, 60, seed=i) for i, name in enumerate(HOSTILE)}
-    lazy = spectra.LazyWeights(weights, weights.__getitem__)
+    lazy = Lazy(weights)
     lazy.metadata = {HOSTILE[0]: HOSTILE[1]}
     other = {name: 1.5 * W for name, W in weights.items()}
     found = report.examine(lazy, other=other | {HOSTILE[0] + "2": torch.ones(2)})
@@ -482,10 +483,11 @@ def test_memory_of_a_sharded_gigabyte(tmp_path):
     like = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     like["half.weight"] = torch.empty(32768, 512, dtype=torch.bfloat16, device="meta")
 
-    def read(name):
-        return torch.randn(like[name].shape, dtype=torch.float32).to(like[name].dtype)
+    class Drawn(Lazy):
+        def __getitem__(self, name):
+            return torch.randn(like[name].shape, dtype=torch.float32).to(like[name].dtype)
 
-    folder = save_weights(spectra.LazyWeights(like, read), tmp_path / "m", shard_size=200 * 10**6)
+    folder = save_weights(Drawn(like), tmp_path / "m", shard_size=200 * 10**6)
     assert len(list(folder.glob("*.safetensors"))) >= 5
     assert sum(path.stat().st_size for path in folder.iterdir()) > 1.0e9
     arguments = [str(folder), str(tmp_path / "r.html")]

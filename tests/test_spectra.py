@@ -1,13 +1,12 @@
-from collections import UserDict
-
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from wskit._base.weights import LazyWeights
 from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import SpectrumError
 from wskit.spectra import (
-    MAX_SIDE,
     aspect_spectrum,
     difference,
     inventory,
@@ -19,7 +18,7 @@ from wskit.spectra import (
     spectral_density,
     spectrum,
 )
-from wskit.spectra._eigen import _solver
+from wskit.spectra._eigen import MAX_SIDE, _solver
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -90,23 +89,6 @@ def test_spectrum_is_read_only_and_never_negative():
         eigenvalues[0] = 1
 
 
-def test_spectrum_leaves_the_tensor_alone():
-    W = randn(6, 4).requires_grad_()
-    before = W.detach().clone()
-    spectrum(W)
-    assert torch.equal(W, before)
-    assert W.dtype is torch.float32
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("shape", [(512, 300), (64, 64, 3, 3)])
-def test_spectrum_on_cuda_equals_that_on_cpu(shape):
-    W = randn(*shape)
-    on_cpu, on_gpu = spectrum(W).eigenvalues, spectrum(W, device="cuda").eigenvalues
-    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-9, atol=1e-12 * on_cpu[-1])
-
-
 @pytest.mark.parametrize(
     ("M", "n", "place"),
     [(8, 1, "cpu"), (32, 64, "cuda"), (33, 64, "cpu"), (128, 16, "cpu"), (256, 1, "cuda")],
@@ -132,28 +114,30 @@ def test_spectra_on_cuda_equal_those_on_cpu():
     ("W", "message"),
     [
         (torch.zeros(3), r"'w' of shape \(3,\) has no spectrum: a vector"),
-        (torch.tensor(1.0), "a scalar"),
         (torch.zeros(2, 3, 4, 1, 1, 1), "it has 6 dimensions, and no rule is known"),
         (torch.zeros(8, 1, 3, 3), "one eigenvalue; conv='unfold' takes its kernel as columns"),
-        (torch.zeros(2, 3, dtype=torch.int64), "its dtype is int64, and a floating dtype"),
         (torch.zeros(2, 3, dtype=torch.complex64), "its dtype is complex64"),
         (torch.zeros(2, 3).to(torch.float8_e4m3fn), "its dtype is float8_e4m3fn"),
         (torch.zeros(0, 3), "it is empty"),
-        (torch.zeros(1, 3), "one row or column"),
-        (
-            torch.tensor([[1.0, float("nan")], [float("inf"), 0.0]]),
-            "'w' holds NaN or inf in 2 of its 4",
-        ),
+        (torch.tensor([[1.0, torch.nan], [torch.inf, 0.0]]), "'w' holds NaN or inf in 2 of its 4"),
     ],
 )
-def test_bad_tensors_are_refused_in_one_sentence(W, message):
+def test_what_has_no_spectrum_is_refused(W, message):
     with pytest.raises(SpectrumError, match=message):
         spectrum(W, name="w")
 
 
-def test_an_unknown_rule_is_refused(without_type_checks):
-    with pytest.raises(SpectrumError, match=r"conv must be one of 'slices', .*, got 'flat'"):
-        list(matrices({"w": randn(3, 3)}, conv="flat"))
+def test_modules_are_weights(without_type_checks):
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 5), nn.BatchNorm1d(5))
+    assert inventory(net).equals(inventory(net.state_dict()))
+    assert [name for name, _ in matrices(net)] == [s.name for s in spectra(net)]
+    for layer in (net[0], net[2]):
+        expected = spectrum(layer.weight, conv="unfold").eigenvalues
+        np.testing.assert_array_equal(spectrum(layer, conv="unfold").eigenvalues, expected)
+    with pytest.raises(SpectrumError, match=r"a module with one weight .* a Sequential with 2"):
+        spectrum(net)
+    with pytest.raises(SpectrumError, match=r"open it with .*open_checkpoint"):
+        spectra("model.pt")
 
 
 WEIGHTS = {
@@ -185,27 +169,41 @@ def test_matrices_hold_the_slices():
     assert torch.equal(slices[5], W[:, :, 1, 2])
 
 
+class Lazy(LazyWeights):
+    """Weights that note which tensors, and which rows of them, are read."""
+
+    block_reads = True
+
+    def __init__(self, weights):
+        self.weights, self.read, self.blocks = weights, [], []
+
+    def __getitem__(self, name):
+        self.read.append(name)
+        return self.weights[name]
+
+    def __iter__(self):
+        return iter(self.weights)
+
+    def __len__(self):
+        return len(self.weights)
+
+    def shape(self, name):
+        return tuple(self.weights[name].shape)
+
+    def dtype(self, name):
+        return self.weights[name].dtype
+
+    def rows(self, name, start, stop):
+        self.blocks.append((start, stop))
+        return self.weights[name][start:stop]
+
+
 def test_matrices_reads_only_what_it_yields(without_type_checks):
-    """A lazy checkpoint tells shape and dtype unread; a type check of the mapping reads."""
-
-    class Lazy(dict):
-        read = ()
-
-        def __getitem__(self, name):
-            self.read += (name,)
-            return super().__getitem__(name)
-
-        def shape(self, name):
-            return super().__getitem__(name).shape
-
-        def dtype(self, name):
-            return super().__getitem__(name).dtype
-
     lazy = Lazy(WEIGHTS)
     inventory(lazy)
-    assert lazy.read == ()
+    assert lazy.read == []
     next(matrices(lazy))
-    assert lazy.read == ("conv.weight",)
+    assert lazy.read == ["conv.weight"]
 
 
 def test_shuffled_keeps_the_entries_and_its_seed():
@@ -228,21 +226,21 @@ def test_shuffling_removes_structure():
 
 # Every module of torch.nn that holds a matrix, by the names of its state dict.
 MODULES = {
-    "linear": torch.nn.Linear(5, 4),
-    "conv1": torch.nn.Conv1d(6, 4, 3),
-    "conv3": torch.nn.Conv3d(6, 4, (1, 2, 3)),
-    "up1": torch.nn.ConvTranspose1d(4, 6, 3),
-    "up2": torch.nn.ConvTranspose2d(4, 6, 2),
-    "embedding": torch.nn.Embedding(20, 7),
-    "lstm": torch.nn.LSTM(5, 3),
-    "gru": torch.nn.GRU(5, 3),
-    "attention": torch.nn.MultiheadAttention(6, 2),
+    "linear": nn.Linear(5, 4),
+    "conv1": nn.Conv1d(6, 4, 3),
+    "conv3": nn.Conv3d(6, 4, (1, 2, 3)),
+    "up1": nn.ConvTranspose1d(4, 6, 3),
+    "up2": nn.ConvTranspose2d(4, 6, 2),
+    "embedding": nn.Embedding(20, 7),
+    "lstm": nn.LSTM(5, 3),
+    "gru": nn.GRU(5, 3),
+    "attention": nn.MultiheadAttention(6, 2),
 }
 
 
 def test_every_matrix_of_torchs_modules_is_found():
     torch.manual_seed(0)
-    table = inventory(torch.nn.ModuleDict(MODULES).state_dict()).set_index("name")
+    table = inventory(nn.ModuleDict(MODULES).state_dict()).set_index("name")
     sizes = table.loc[table.M > 0, ["N", "M", "n_matrices"]]
     assert {name: tuple(row) for name, row in zip(sizes.index, sizes.to_numpy(), strict=True)} == {
         "linear.weight": (5, 4, 1),
@@ -271,13 +269,9 @@ def test_bare_parameters_experts_and_stacks():
     table = inventory(weights).set_index("name")
     assert table.kind.tolist() == ["experts", "matrix", "stack", "matrix"]
     assert table.n_matrices.tolist() == [4, 1, 3, 1]
-    by_name = {s.name: s for s in spectra(weights)}
+    experts = spectra(weights, names=["mlp.experts.up"])[0].eigenvalues
     each = [naive_spectrum(W, "slices") for W in weights["mlp.experts.up"]]
-    expected = np.sort(np.concatenate(each))
-    np.testing.assert_allclose(by_name["mlp.experts.up"].eigenvalues, expected, rtol=1e-9)
-    np.testing.assert_allclose(
-        by_name["pos_embed"].eigenvalues, spectrum(weights["pos_embed"][0]).eigenvalues
-    )
+    np.testing.assert_allclose(experts, np.sort(np.concatenate(each)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["attn.in_proj_weight", "h.0.attn.c_attn.weight"])
@@ -314,14 +308,14 @@ def test_fft_is_the_spectrum_of_the_periodic_convolution(shape, monkeypatch):
     inputs = torch.eye(shape[1] * grid**n_axes, dtype=torch.float64)
     images = inputs.reshape(-1, shape[1], *[grid] * n_axes)
     padding = [p for k in reversed(shape[2:]) for p in (0, k - 1)]
-    images = torch.nn.functional.pad(images, padding, mode="circular")
-    convolve = torch.nn.functional.conv2d if n_axes == 2 else torch.nn.functional.conv1d
+    images = nn.functional.pad(images, padding, mode="circular")
+    convolve = nn.functional.conv2d if n_axes == 2 else nn.functional.conv1d
     operator = convolve(images, W).flatten(1)
     expected = np.linalg.svd(operator.numpy(), compute_uv=False) ** 2
     s = spectrum(W, conv="fft")
     assert s.eigenvalues.size == grid**n_axes * min(shape[:2])
     np.testing.assert_allclose(s.eigenvalues[::-1][: expected.size], expected, atol=1e-10)
-    with pytest.raises(SpectrumError, match="too many to be held"):
+    with pytest.raises(SpectrumError, match="too many to hold"):
         next(matrices({"conv.weight": W}, conv="fft"))
 
 
@@ -391,19 +385,17 @@ def test_one_bad_layer_spoils_no_other():
         spectra(weights, names=["b"])
 
 
-def test_a_tall_matrix_is_read_by_rows(monkeypatch):
-    class File(dict):
-        blocks = ()
-
-        def rows(self, name, start, stop):
-            self.blocks += ((start, stop),)
-            return super().__getitem__(name)[start:stop]
-
+def test_a_tall_matrix_is_read_by_rows(monkeypatch, without_type_checks):
     W = randn(1000, 300)
-    monkeypatch.setattr("wskit.spectra._eigen._BLOCK", 300 * 8 * 256)
-    file = File(w=W)
-    s = spectra(file)[0]
-    assert file.blocks == ((0, 256), (256, 512), (512, 768), (768, 1000))
+    monkeypatch.setattr("wskit.spectra._eigen.BLOCK", 300 * 8 * 256)
+    lazy = Lazy({"w": W})
+    s = spectra(lazy)[0]
+    assert lazy.blocks == [(0, 256), (256, 512), (512, 768), (768, 1000)]
+    np.testing.assert_allclose(s.eigenvalues, naive_spectrum(W, "slices"), rtol=1e-9)
+    lazy = Lazy({"w": W})
+    s = spectra(difference(lazy, {"w": 0 * W}))[0]
+    assert len(lazy.blocks) == 4
+    assert lazy.read == []
     np.testing.assert_allclose(s.eigenvalues, naive_spectrum(W, "slices"), rtol=1e-9)
 
 
@@ -414,19 +406,13 @@ def test_a_vocabulary_matrix_of_128_thousand_rows(without_type_checks):
     scale = torch.linspace(0.1, 3, M, dtype=torch.float64)
     Q = torch.linalg.qr(randn(M, M, dtype=torch.float64))[0]
 
-    class File(UserDict):
-        def shape(self, name):
-            return (n_blocks * M, M)
-
-        def dtype(self, name):
-            return torch.float32
-
+    class Vocabulary(Lazy):
         def rows(self, name, start, stop):
             rows = torch.arange(start, stop)
             c = 1 + (rows // M)[:, None] % 3
             return (c * Q[rows % M] * scale).float()
 
-    s = spectra(File(embedding=None))[0]
+    s = spectra(Vocabulary({"embedding": torch.empty(n_blocks * M, M, device="meta")}))[0]
     total = sum((1 + block % 3) ** 2 for block in range(n_blocks))
     assert (s.N, s.M) == (131_072, 1024)
     np.testing.assert_allclose(s.eigenvalues, (scale**2 * total).numpy(), rtol=1e-5)
@@ -489,11 +475,9 @@ def test_differences_are_read_lazily_and_must_match():
     assert delta["n"] == 4
     assert spectra(delta)[0].eigenvalues[-1] == pytest.approx(20, rel=1e-5)
     assert (list(delta), len(delta), "w" in delta, "x" in delta) == (["w", "n"], 2, True, False)
-    with pytest.raises(KeyError):
-        delta["x"]
-    with pytest.raises(SpectrumError, match=r"'w' has the shapes \(5, 4\) and \(4, 5\)"):
+    with pytest.raises(SpectrumError, match=r"'w' has the shape \(5, 4\) .* \(4, 5\) in the base"):
         difference(tuned, {"w": base["w"].T, "n": base["n"]})
-    with pytest.raises(SpectrumError, match=r"'n' is in one of them only \(1 such names\)"):
+    with pytest.raises(SpectrumError, match=r"'n' has the shape \(\) in the weights and None"):
         difference(tuned, {"w": base["w"]})
 
 

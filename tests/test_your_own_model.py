@@ -16,7 +16,7 @@ from notebook_kit import NOTEBOOKS, ROOT
 from torch import nn
 
 from wskit.checkpoints import save_weights
-from wskit.spectra import LazyWeights
+from wskit.spectra import DerivedWeights
 
 SOURCE = NOTEBOOKS / "src" / "06_your_own_model.py"
 
@@ -134,23 +134,25 @@ def test_the_first_lines_are_what_a_reader_changes():
 N_LAYERS, SHAPE = 16, (32_768, 512)
 
 
-def large(step: float) -> LazyWeights:
+class Large(DerivedWeights):
     """A gigabyte of float32, made layer by layer; with another step it differs a little."""
-    header = {f"layer.{i}.weight": torch.empty(SHAPE, device="meta") for i in range(N_LAYERS)}
 
-    def read(name: str) -> torch.Tensor:
+    def __init__(self, step: float) -> None:
+        names = (f"layer.{i}.weight" for i in range(N_LAYERS))
+        super().__init__({name: torch.empty(SHAPE, device="meta") for name in names})
+        self.step = step
+
+    def __getitem__(self, name: str) -> torch.Tensor:
         draw = torch.Generator().manual_seed(int(name.split(".")[1]))
         W = torch.randn(SHAPE, generator=draw)
-        return W + step * torch.outer(W[:, 0], W[0])
-
-    return LazyWeights(header, read)
+        return W + self.step * torch.outer(W[:, 0], W[0])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units")
 def test_two_gigabytes_in_less_than_two(tmp_path):
     for name, step in (("own", 0.0), ("other", 0.05)):
-        path = save_weights(large(step), tmp_path / name, shard_size=300 * 10**6)
+        path = save_weights(Large(step), tmp_path / name, shard_size=300 * 10**6)
         assert sum(file.stat().st_size for file in path.iterdir()) > 2**30
     settings = (
         'CHECKPOINT, OTHER = "own", "other"\n'

@@ -1,4 +1,4 @@
-"""Tables of what weights look like: one row a layer, or one a model of a zoo."""
+"""Tables of what weights look like: one row per layer, or one per model of a zoo."""
 
 from wskit.features._correlation import (
     correlation_chance,
@@ -9,17 +9,10 @@ from wskit.features._correlation import (
     weight_correlation,
 )
 from wskit.features._model_table import model_table
-from wskit.features._spectral import Convention, spectral_table, summary
-from wskit.features._statistics import (
-    canonical_weights,
-    output_statistics,
-    spectral_features,
-    weight_statistics,
-)
+from wskit.features._spectral import spectral_features, spectral_table, summary
+from wskit.features._statistics import output_statistics, weight_statistics
 
 __all__ = [
-    "Convention",
-    "canonical_weights",
     "correlation_chance",
     "correlation_features",
     "correlation_penalty",
@@ -33,3 +26,7 @@ __all__ = [
     "weight_correlation",
     "weight_statistics",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,27 +6,28 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
-from wskit._checks import check_tensor, number
+from wskit._base.weights import as_weights
 from wskit.errors import FeatureError
 from wskit.features._stacks import (
     TEXT,
-    as_table,
+    Shapes,
     blocks,
-    count_models,
-    diverged,
-    headers,
-    layers_of,
+    finite_models,
+    float_shapes,
+    layer_kinds,
+    make_table,
+    stack_shapes,
 )
 
 _BLOCK = 2**26  # bytes of cosines that are held at a time
 
 
 def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*models"]:
-    r"""Mean absolute cosine between the weights of any two neurons of a layer.
+    r"""Compute the mean absolute cosine between the weights of two neurons of a layer.
 
     For a dense layer with rows :math:`w_1 \dots w_n`, over all pairs of different rows,
 
@@ -36,28 +37,26 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     For a convolution it is computed for each input channel, whose kernels in all filters are the
     vectors, and averaged over the input channels (Jin et al. 2020, "How does weight correlation
     affect the generalisation ability of deep neural networks", arXiv:2010.05983). A kernel of
-    one place is a dense layer at each place, and is treated as one: its slices of one number
-    would all have a cosine of 1.
+    one place is treated as a dense layer, since slices of one number all have a cosine of 1.
 
-    Vectors of zeros (dead filters) have no direction and are left out, and so is an input
-    channel with fewer than two others. The authors' program differs: it counts the pairs i = j,
-    reads nine inputs of a dense layer, and has dead filters at a cosine of 1.
+    Vectors of zeros (dead filters) have no direction and are left out, and so are input channels
+    with fewer than two other vectors. The authors' program differs: it counts the pairs i = j,
+    reads nine inputs of a dense layer, and gives dead filters a cosine of 1.
 
     Parameters
     ----------
     W : Tensor of shape (O, I) or (O, I, *kernel)
-        Of any floating dtype. The cosines are computed where `W` is, in float32, or in float64
-        where `W` is float64; a block of rows at a time, so that the matrix of all pairs is not
-        held.
+        Any floating dtype. The cosines are computed on the device of `W`, in float64 if `W` is and
+        else in float32, by blocks of rows, so that the matrix of all pairs is never held.
     stacked : bool, default False
-        `W` has a first axis more, that of the models.
+        Whether `W` has an additional first axis, that of the models.
 
     Returns
     -------
     Tensor of shape () or (models,)
-        In [0, 1]; NaN if there are no two neurons to compare, or `W` holds NaN, inf or values
-        whose squares overflow. Gradients flow through it. Of random directions it is
-        `correlation_chance` on average: compare with that.
+        In [0, 1], and differentiable; NaN if there are no two neurons to compare, or `W` holds
+        NaN, inf or values whose squares overflow. Random directions have `correlation_chance` on
+        average: compare with that.
 
     Raises
     ------
@@ -72,12 +71,10 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     >>> round(weight_correlation(W).item(), 4)
     0.4714
     """
-    check_tensor(W, FeatureError, "W")
-    if W.ndim < 2 + stacked or not W.is_floating_point() or W.numel() == 0:
-        shape = "(models, O, I) or (models, O, I, *kernel)" if stacked else "(O, I, *kernel)"
+    if W.ndim < 2 + stacked or not W.is_floating_point():
+        shape = "(models, O, I, ...)" if stacked else "(O, I, ...)"
         raise FeatureError(
-            f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}; "
-            "convert or reshape it."
+            f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}."
         )
     if W.dtype not in (torch.float32, torch.float64):
         W = W.float()
@@ -85,14 +82,14 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     places = math.prod(layer.shape[3:])
     vectors = layer.flatten(3).movedim(2, 1) if places > 1 else layer.flatten(2)[:, None]
     norms = torch.linalg.vector_norm(vectors, dim=3, keepdim=True)
-    # Zeros stay zeros: they add nothing to the sum, and are not counted.
+    # Zeros stay zeros, which add nothing to the sum and are not counted.
     unit = vectors / torch.where(norms > 0, norms, 1.0)
     n_live = (norms > 0).sum(dim=(2, 3))
     n_pairs = n_live * (n_live - 1) / 2  # (models, channels)
     total = _sum_of_pairs(unit.flatten(0, 1)).unflatten(0, n_pairs.shape)
     each = total / torch.where(n_pairs > 0, n_pairs, 1.0)
     n_channels = (n_pairs > 0).sum(dim=1)
-    # A norm of NaN is no live neuron, and must not be taken for a dead one; one of inf has no unit.
+    # A norm of NaN must not be taken for a dead neuron, and one of inf has no direction.
     undefined = (n_channels == 0) | ~norms.isfinite().all(dim=3).all(dim=2).all(dim=1)
     mean = each.sum(dim=1) / torch.where(undefined, 1, n_channels)
     mean = torch.where(undefined, torch.nan, mean)
@@ -111,7 +108,7 @@ def _sum_of_pairs(unit: Float[Tensor, "stack n d"]) -> Float[Tensor, " stack"]:
     for part in unit.split(n_stack):
         total = part.new_zeros(len(part))
         for start in range(0, n, n_rows):
-            # The blocks are computed again for the gradient: kept, they would be all pairs.
+            # The blocks are computed again for the gradient, as together they are all pairs.
             total = total + (
                 checkpoint(_sum_from, part, start, n_rows, use_reentrant=False)
                 if part.requires_grad
@@ -128,56 +125,49 @@ def _sum_from(unit: Float[Tensor, "stack n d"], start: int, n_rows: int) -> Floa
 
 
 def correlation_chance(d: int) -> float:
-    r"""Mean absolute cosine of two random directions in `d` dimensions.
+    r"""Return the mean absolute cosine of two random directions in `d` dimensions.
 
     .. math:: E|\cos| = \frac{\Gamma(d/2)}{\sqrt{\pi} \, \Gamma((d + 1)/2)}
 
-    It falls as sqrt(2/(pi d)), so that layers can be compared only by their excess over it.
+    It falls as sqrt(2/(pi d)), so that only the excess over it can be compared between layers.
 
     Parameters
     ----------
     d : int
-        The entries of each vector: I of a dense layer, the places of a convolution's kernel.
+        Length of each vector: I of a dense layer, the places of a convolution's kernel.
 
     Returns
     -------
     float
-
-    Raises
-    ------
-    FeatureError
-        If `d` is less than 1.
 
     Examples
     --------
     >>> [round(correlation_chance(d), 3) for d in (1, 2, 9, 64)]
     [1.0, 0.637, 0.273, 0.1]
     """
-    if number(d, FeatureError, "d") < 1:
-        raise FeatureError(f"a direction needs one dimension at least, got d={d}; raise it.")
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
 
 
 def correlation_table(
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | nn.Module,
     *,
     names: Iterable[str] | None = None,
     most_neurons: int | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Weight correlation of every layer of one model: a row a layer.
+    """Compute the weight correlation of every layer of one model: one row per layer.
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
-        Of one model, read one tensor at a time. Tensors are dense layers or convolutions by the
-        rules of `wskit.spectra.inventory`; all others have no row.
+    weights : mapping of str to Tensor, or nn.Module
+        One model, read one tensor at a time. The rules of `wskit.spectra.inventory` say which
+        tensors are dense layers or convolutions; all others have no row.
     names : iterable of str, optional
-        Of dense layers and convolutions. None means all there are, and that there is one.
+        Dense layers and convolutions. None means all of them, and at least one.
     most_neurons : int, optional
-        Layers of more neurons are not read: all pairs are compared, which can take hours. None
-        means that there is no bound.
+        Layers with more neurons are not read, as comparing all pairs can take hours. None means
+        no limit.
     device : torch.device or str, optional
         Where to compute. None means where each tensor is.
     progress : bool, default False
@@ -187,14 +177,14 @@ def correlation_table(
     -------
     DataFrame
         ``name``; ``n_neurons``, ``n_dead`` (neurons whose weights are all zero); ``d``, the
-        entries of the vectors that are compared; ``correlation`` (`weight_correlation`, in
+        length of the vectors that are compared; ``correlation`` (`weight_correlation`, in
         float64); ``chance`` (`correlation_chance` of d); ``excess``, the difference of the two;
         ``reason``, why there is no correlation, or "".
 
     Raises
     ------
     FeatureError
-        If no tensor is a dense layer or a convolution, or one of `names` is none.
+        If no tensor is a dense layer or a convolution, or one of `names` is not.
 
     Examples
     --------
@@ -203,22 +193,23 @@ def correlation_table(
             name  n_neurons  correlation  chance
     0  fc.weight          3          0.0     0.5
     """
-    known = {name: empty[None] for name, empty in headers(weights).items()}
+    weights = as_weights(weights, FeatureError)
     wanted = None if names is None else list(names)
-    shapes = {} if wanted == [] else _layers(known)
+    shapes = {} if wanted == [] else _layers(float_shapes(weights))
     chosen = list(shapes) if wanted is None else wanted
-    for name in chosen:
-        if name not in shapes:
-            raise FeatureError(f"{name!r} is no dense layer and no convolution; see `inventory`.")
+    if unknown := [name for name in chosen if name not in shapes]:
+        raise FeatureError(
+            f"{unknown[0]!r} is neither a dense layer nor a convolution; see `inventory`."
+        )
     rows = []
     for name in tqdm(chosen, disable=not progress, unit="layer"):
-        shape = shapes[name][1:]
-        d, n = _dimension(shapes[name]), shape[0]
+        shape = shapes[name]
+        d, n = _dimension(shape), shape[0]
         row = {"name": name, "n_neurons": n, "d": d, "chance": correlation_chance(d)}
         if most_neurons is not None and n > most_neurons:
             row["reason"] = f"{n} neurons are over {most_neurons}: too many pairs to compare"
         else:
-            row |= _compared(name, weights[name].detach().reshape(shape), device)
+            row |= _compare(name, weights[name].detach().reshape(shape), device)
             row["excess"] = row["correlation"] - row["chance"]
         rows.append(row)
     columns = ["name", "n_neurons", "n_dead", "d", "correlation", "chance", "excess", "reason"]
@@ -226,7 +217,7 @@ def correlation_table(
     return table.astype({"n_dead": "Int64", "reason": TEXT})
 
 
-def _compared(
+def _compare(
     name: str, W: Float[Tensor, "O I ..."], device: torch.device | str | None
 ) -> dict[str, object]:
     W = W.to(device or W.device)
@@ -238,7 +229,7 @@ def _compared(
     elif math.isnan(rho):
         reason = f"{n - n_dead} of {n} neurons have weights that are not zero, and two are needed"
         if n - n_dead > 1:
-            reason = "no input channel is read by two neurons, which could be compared"
+            reason = "no input channel is read by two neurons that could be compared"
     return {"n_dead": n_dead, "correlation": rho, "reason": reason}
 
 
@@ -246,9 +237,8 @@ def correlation_features(
     weights: Mapping[str, Tensor],
     *,
     device: torch.device | str | None = None,
-    failures: dict[int, str] | None = None,
 ) -> pd.DataFrame:
-    """Weight correlation of every layer of every model: a row a model.
+    """Compute the weight correlation of every layer of every model: one row per model.
 
     Parameters
     ----------
@@ -256,15 +246,13 @@ def correlation_features(
         A zoo's stacked weights, read by blocks of models.
     device : torch.device or str, optional
         Where to compute. None means where each tensor is.
-    failures : dict, optional
-        Where given, a model with NaN in its row adds its number and the reason to it.
 
     Returns
     -------
     DataFrame
-        For a tensor ``conv1.weight`` the columns ``conv1.weight.correlation``, as in
+        A tensor ``conv1.weight`` has the columns ``conv1.weight.correlation``, as in
         `correlation_table`, and ``conv1.weight.excess`` over chance. A model whose weights hold
-        NaN or inf has NaN in all columns; where there are no two neurons to compare, it is NaN.
+        NaN or inf has NaN in all columns, a layer without two neurons to compare in its own.
 
     Raises
     ------
@@ -276,23 +264,19 @@ def correlation_features(
     >>> correlation_features({"fc.weight": torch.eye(2)[None]}).round(3).T[0].to_dict()
     {'fc.weight.correlation': 0.0, 'fc.weight.excess': -0.637}
     """
-    known = headers(weights)
-    count_models(known)
     columns: dict[str, Tensor] = {}
-    for name, shape in _layers(known).items():
-        rho = _correlations(weights[name].reshape(shape), device)
+    for name, shape in _stacked_layers(stack_shapes(weights)).items():
+        rho = _correlations(weights[name].reshape(-1, *shape), device)
         columns[f"{name}.correlation"] = rho
         columns[f"{name}.excess"] = rho - correlation_chance(_dimension(shape))
-    return as_table(columns, diverged(weights), failures)
+    return make_table(columns, finite_models(weights))
 
 
 def pac_bayes_measure(
     weights: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
-    *,
-    failures: dict[int, str] | None = None,
 ) -> pd.DataFrame:
-    r"""PAC-Bayes measure with weight correlation, of every model: a row a model.
+    r"""Compute the PAC-Bayes measure with weight correlation of every model: one row per model.
 
     A posterior whose neurons correlate by :math:`\rho` adds to the squared distance from the
     initial weights, for a layer of n_out neurons with n_in weights each,
@@ -300,17 +284,15 @@ def pac_bayes_measure(
     .. math:: g = -(n_{out} - 1) \, n_{in} \ln(1 - \rho)
               - n_{in} \ln(1 + (n_{out} - 1) \rho) \ge 0,
 
-    the negative logarithm of the determinant of the neurons' correlation matrix, n_in times.
-    The measure is :math:`\|w - w_0\|^2/2` plus the mean of g over the layers (Jin et al. 2020,
-    arXiv:2010.05983; the mean, not the sum, is what their program computes). n_in of a
-    convolution is counted here as I times the places of its kernel.
+    which is n_in times the negative logarithm of the determinant of the neurons' correlation
+    matrix. The measure is :math:`\|w - w_0\|^2/2` plus the mean of g over the layers (Jin et al.
+    2020, arXiv:2010.05983; their program computes the mean, not the sum). n_in of a convolution is
+    I times the places of its kernel.
 
     Parameters
     ----------
     weights, initial : mapping of str to Tensor of shape (models, ...)
         Stacked weights after and before training. The distance is over all floating tensors.
-    failures : dict, optional
-        Where given, a model with NaN in its row adds its number and the reason to it.
 
     Returns
     -------
@@ -332,43 +314,37 @@ def pac_bayes_measure(
     >>> pac_bayes_measure({"fc.weight": W}, {"fc.weight": 0 * W}).round(4).iloc[0].tolist()
     [1.0, 0.5754, 1.5754]
     """
-    known, before = headers(weights), headers(initial)
-    count_models(known)
-    layers = _layers(known)
-    for name in {**known, **before}:
-        shapes = [tuple(m[name].shape) if name in m else None for m in (known, before)]
-        if shapes[0] != shapes[1]:
-            raise FeatureError(
-                f"weights after and before training are needed, and tensor {name!r} has the "
-                f"shapes {shapes[0]} and {shapes[1]}"
-                f"{', where None is no floating tensor' if None in shapes else ''}."
-            )
-    distance = (
-        torch.stack([_squared(weights[name], initial[name]) for name in known]).sum(dim=0) / 2
-    )
+    shapes, before = stack_shapes(weights), stack_shapes(initial)
+    if shapes != before:
+        name = next(n for n in {**shapes, **before} if shapes.get(n) != before.get(n))
+        raise FeatureError(
+            f"weights after and before training need the same floating tensors, and {name!r} has "
+            f"the shapes {shapes.get(name)} and {before.get(name)}."
+        )
+    distance = torch.stack([_squared(weights[n], initial[n]) for n in shapes]).sum(dim=0) / 2
     terms = []
-    for name, shape in layers.items():
-        rho = _correlations(weights[name].reshape(shape), None).clamp(max=1.0)
-        n_out, n_in = shape[1], math.prod(shape[2:])
+    for name, shape in _stacked_layers(shapes).items():
+        rho = _correlations(weights[name].reshape(-1, *shape), None).clamp(max=1.0)
+        n_out, n_in = shape[0], math.prod(shape[1:])
         spread = (n_out - 1) * torch.log1p(-rho) + torch.log1p((n_out - 1) * rho)
         terms.append(-n_in * spread)
     term = torch.stack(terms).nanmean(dim=0)
     columns = {"distance": distance, "correlation_term": term, "measure": distance + term}
-    return as_table(columns, {**diverged(initial), **diverged(weights)}, failures)
+    return make_table(columns, finite_models(weights) & finite_models(initial))
 
 
 def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-    """Sum of the layers' weight correlations: a term for a loss.
+    """Sum the layers' weight correlations: a term for a loss.
 
     ``loss + strength * correlation_penalty(dict(model.named_parameters()))`` turns neurons away
     from each other (after Jin et al. 2020, arXiv:2010.05983, who correct the gradient instead).
-    Only directions matter to it: it is the same for ``c * W``. To spare the output layer, as they
-    do, leave its weight out of the mapping.
+    Only directions count: it is the same for ``c * W``. To spare the output layer, as they do,
+    leave its weight out of the mapping.
 
     Parameters
     ----------
     weights : mapping of str to Tensor
-        Of one model, with gradients. In `torch.func.vmap` over a stack, of each model.
+        One model, with gradients; in `torch.func.vmap`, each model of a stack.
 
     Returns
     -------
@@ -389,8 +365,8 @@ def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:
     >>> round(penalty.item(), 3), W.grad[0].tolist()
     (0.6, [0.0, 0.800000011920929])
     """
-    shapes = _layers({name: empty[None] for name, empty in headers(weights).items()})
-    terms = [_term(weights[name].reshape(shape[1:])) for name, shape in shapes.items()]
+    shapes = _layers(float_shapes(weights))
+    terms = [_term(weights[name].reshape(shape)) for name, shape in shapes.items()]
     return torch.stack(terms).sum()
 
 
@@ -417,24 +393,26 @@ def _squared(
     return torch.cat(parts)
 
 
-def _layers(known: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the name of each dense layer and convolution, and (models, O, I, *kernel)."""
-    kinds = {
-        name: kind
-        for name, kind in layers_of(known, "unfold").items()
+def _layers(shapes: Shapes) -> Shapes:
+    """Return the dense layers and convolutions of one model, with shapes (O, I, *kernel)."""
+    kinds = layer_kinds(shapes, "unfold")
+    # Axes of one in front of a matrix are ignored, as `inventory` does.
+    found = {
+        name: shapes[name][-2:] if kind == "matrix" else shapes[name]
+        for name, kind in kinds.items()
         if kind in ("matrix", "convolution")
     }
-    if not kinds:
-        raise FeatureError("a dense layer or a convolution is needed, and there is none; add one.")
-    shapes = {name: tuple(known[name].shape) for name in kinds}
-    # Axes of one in front of a matrix are ignored, as `inventory` does.
-    return {
-        name: (shape[0], *shape[-2:]) if kinds[name] == "matrix" else shape
-        for name, shape in shapes.items()
-    }
+    if not found:
+        raise FeatureError(f"a dense layer or a convolution is needed, got {kinds}.")
+    return found
+
+
+def _stacked_layers(shapes: Shapes) -> Shapes:
+    """Return the layers of each model of a stack, without the axis of the models."""
+    return _layers({name: shape[1:] for name, shape in shapes.items()})
 
 
 def _dimension(shape: tuple[int, ...]) -> int:
-    """Return how many entries the vectors have that are compared, of (models, O, I, *kernel)."""
-    places = math.prod(shape[3:])
-    return places if places > 1 else shape[2]
+    """Return the length of the vectors that are compared, for a layer (O, I, *kernel)."""
+    places = math.prod(shape[2:])
+    return places if places > 1 else shape[1]

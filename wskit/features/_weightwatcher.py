@@ -1,4 +1,4 @@
-"""The table that WeightWatcher 0.7.7 gives, number by number, for comparison with it."""
+"""The table of WeightWatcher 0.7.7, number for number, for comparison with it."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ _EPS = np.finfo(float).eps
 def table(
     weights: Mapping[str, Tensor], *, device: torch.device | str | None, progress: bool
 ) -> pd.DataFrame:
-    """WeightWatcher's columns for each 2-D and 4-D weight, but for the random ones."""
+    """Make WeightWatcher's columns for each 2-D and 4-D weight, without the random ones."""
     listed = inventory(weights)
     listed = listed[listed["shape"].map(len).isin([2, 4]) & (listed["kind"] != "low-rank")]
     rows = []

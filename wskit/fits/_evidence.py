@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from wskit._checks import check_choice
+from wskit._base.checks import check_choice
 from wskit.errors import FitError
 from wskit.fits._power_law import PowerLawFit, above_noise, all_tails, best_xmin, tails
 

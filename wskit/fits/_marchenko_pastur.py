@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from wskit._checks import check_choice
+from wskit._base.checks import check_choice
 from wskit.errors import FitError
 from wskit.fits._weightwatcher import fit_weightwatcher
 

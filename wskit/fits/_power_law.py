@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from wskit._checks import check_choice
+from wskit._base.checks import check_choice
 from wskit.errors import FitError
 
 Method = Literal["ks", "hill"]

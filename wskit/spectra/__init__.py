@@ -1,23 +1,14 @@
 """The matrices in a set of weights, and their eigenvalues. Tensors in, spectra out."""
 
-from wskit.spectra._controls import (
-    LazyWeights,
-    aspect_spectrum,
-    difference,
-    shuffled,
-    shuffled_weights,
-)
-from wskit.spectra._density import ApproximateDensity, spectral_density
-from wskit.spectra._eigen import MAX_SIDE, Method, Spectrum, low_rank_spectrum, spectra, spectrum
-from wskit.spectra._layers import ConvRule, QkvRule, inventory, matrices
+from wskit.spectra._controls import DerivedWeights as DerivedWeights
+from wskit.spectra._controls import aspect_spectrum, difference, shuffled, shuffled_weights
+from wskit.spectra._density import spectral_density
+from wskit.spectra._eigen import Spectrum, low_rank_spectrum, spectra, spectrum
+from wskit.spectra._layers import ConvRule as ConvRule
+from wskit.spectra._layers import QkvRule as QkvRule
+from wskit.spectra._layers import inventory, matrices
 
 __all__ = [
-    "MAX_SIDE",
-    "ApproximateDensity",
-    "ConvRule",
-    "LazyWeights",
-    "Method",
-    "QkvRule",
     "Spectrum",
     "aspect_spectrum",
     "difference",
@@ -30,3 +21,7 @@ __all__ = [
     "spectral_density",
     "spectrum",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,14 +1,13 @@
-"""What a spectrum is held against: shuffled weights, another checkpoint, windows of one shape."""
+"""What a spectrum is compared with: shuffled weights, another checkpoint, windows of one shape."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from wskit._checks import check_matrix, check_tensor, check_weights, check_whole, number
-from wskit._weights import header
+from wskit._base.weights import LazyWeights, as_weights, header
 from wskit.errors import SpectrumError
 from wskit.spectra._eigen import Spectrum, spectrum
 
@@ -16,36 +15,37 @@ from wskit.spectra._eigen import Spectrum, spectrum
 def shuffled(W: Tensor, *, seed: int) -> Tensor:
     """Return `W` with its entries in a random order: the null model of an ESD.
 
-    The entries keep their distribution and lose every correlation, so that what a spectrum shows
-    beyond that of ``shuffled(W)`` was not due to the sizes of single weights.
+    The entries keep their distribution and lose every correlation. What a spectrum shows beyond
+    that of ``shuffled(W)`` is not due to the sizes of single weights.
 
     Parameters
     ----------
     W : Tensor of any shape
     seed : int
-        Of a generator of its own, on the CPU, so that the order is the same on every device.
+        Seed of the permutation, which is drawn on the CPU and so is the same on every device.
 
     Returns
     -------
     Tensor
-        Of the same shape, dtype and device.
+        Same shape, dtype and device.
 
     Examples
     --------
     >>> shuffled(torch.arange(4), seed=0).sort().values
     tensor([0, 1, 2, 3])
     """
-    check_tensor(W, SpectrumError, "what is shuffled")
     order = torch.randperm(W.numel(), generator=torch.Generator().manual_seed(seed))
     return W.detach().flatten()[order.to(W.device)].reshape(W.shape)
 
 
-def shuffled_weights(weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str, Tensor]:
-    """Shuffle every tensor by itself, when it is read.
+def shuffled_weights(
+    weights: Mapping[str, Tensor] | nn.Module, *, seed: int
+) -> Mapping[str, Tensor]:
+    """Shuffle each tensor separately, when it is read.
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
+    weights : mapping of str to Tensor, or nn.Module
     seed : int
         The same for every tensor, as in ``shuffled(weights[name], seed=seed)``.
 
@@ -60,25 +60,24 @@ def shuffled_weights(weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str
     >>> null["fc.weight"].sum()
     tensor(2.)
     """
-    check_weights(weights, SpectrumError)
-    return LazyWeights(weights, lambda name: shuffled(weights[name], seed=seed))
+    return _Shuffled(as_weights(weights, SpectrumError), seed)
 
 
-def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Subtract `base` from `weights`, tensor by tensor, when it is read: what training has added.
+def difference(
+    weights: Mapping[str, Tensor] | nn.Module, base: Mapping[str, Tensor] | nn.Module
+) -> Mapping[str, Tensor]:
+    """Subtract `base` from `weights`, each tensor when it is read: what training has added.
 
     Parameters
     ----------
-    weights, base : mapping of str to Tensor
-        With the same names and shapes; two steps of a training run, say, or a fine-tuned model
-        and its base.
+    weights, base : mapping of str to Tensor, or nn.Module
+        Same names and shapes: two steps of a training run, or a fine-tuned model and its base.
 
     Returns
     -------
     mapping of str to Tensor
-        Lazy. Floating tensors are subtracted in float64 and keep the dtype of `weights` only in
-        their header's word; other tensors are those of `weights`. Where both can read rows, as
-        checkpoints can, so can it.
+        Lazy. Floating-point tensors are subtracted in float64, whatever their `dtype`; the others
+        are those of `weights`. Rows are read by rows where both can do so, as checkpoints can.
 
     Raises
     ------
@@ -90,34 +89,16 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Map
     >>> difference({"w": torch.ones(2)}, {"w": torch.zeros(2)})["w"]
     tensor([1., 1.], dtype=torch.float64)
     """
-    check_weights(weights, SpectrumError)
-    check_weights(base, SpectrumError, "the base")
-    only = sorted(set(weights) ^ set(base))
-    if only:
-        raise SpectrumError(
-            f"two checkpoints of one network are needed, and {only[0]!r} is in one of them only "
-            f"({len(only)} such names)."
-        )
-    for name in weights:
-        shapes = header(weights, name)[0], header(base, name)[0]
+    weights = as_weights(weights, SpectrumError)
+    base = as_weights(base, SpectrumError, "the base")
+    for name in sorted(set(weights) | set(base)):
+        shapes = [header(m, name)[0] if name in m else None for m in (weights, base)]
         if shapes[0] != shapes[1]:
             raise SpectrumError(
-                f"two checkpoints of one network are needed, and {name!r} has the shapes "
-                f"{shapes[0]} and {shapes[1]}."
+                f"tensor {name!r} has the shape {shapes[0]} in the weights and {shapes[1]} in the "
+                "base; two checkpoints of one network are needed."
             )
-
-    def subtract(W: Tensor, W0: Tensor) -> Tensor:
-        if not W.is_floating_point():
-            return W.detach()
-        return W.detach().double() - W0.detach().to(W.device).double()
-
-    def read(name: str) -> Tensor:
-        return subtract(weights[name], base[name])
-
-    ours, theirs = getattr(weights, "rows", None), getattr(base, "rows", None)
-    if ours is None or theirs is None:
-        return LazyWeights(weights, read)
-    return LazyWeights(weights, read, lambda *rows: subtract(ours(*rows), theirs(*rows)))
+    return _Difference(weights, base)
 
 
 def aspect_spectrum(
@@ -129,7 +110,7 @@ def aspect_spectrum(
     device: torch.device | str | None = None,
     name: str = "",
 ) -> Spectrum:
-    """Eigenvalues of sub-matrices of one shape, pooled: alpha without the bias of aspect ratio.
+    """Pool the eigenvalues of sub-matrices of one shape: alpha without the bias of aspect ratio.
 
     Alpha of a random matrix depends on its shape. Windows of Q M x M that slide over `W` make
     layers of different shapes comparable (FARMS; Hu et al. 2025, arXiv:2506.06280, section 3.2).
@@ -140,9 +121,9 @@ def aspect_spectrum(
     M : int, default 100
         The windows' smaller side; less where `W` is smaller.
     Q : float, default 2.0
-        Their aspect ratio.
+        Their aspect ratio, at least 1.
     n_windows : int, default 10
-        Along each axis, evenly spread from edge to edge; fewer where the axis has not so many.
+        Number along each axis, evenly spread from edge to edge; fewer on a short axis.
     device : torch.device or str, optional
         Where to compute. None means where `W` is.
     name : str, optional
@@ -164,20 +145,13 @@ def aspect_spectrum(
     >>> s.N, s.M, s.n_matrices
     (100, 50, 9)
     """
-    check_matrix(W, SpectrumError, f"tensor {name!r}" if name else "W")
-    Q = number(Q, SpectrumError, "Q")
-    check_whole(n_windows, SpectrumError, "n_windows")
-    if Q < 1:
-        raise SpectrumError(
-            f"Q is N/M of a window with N >= M, so at least 1, got {Q:g}; raise it."
-        )
     tall = W if W.shape[0] >= W.shape[1] else W.mT
     M = min(M, tall.shape[1], int(tall.shape[0] / Q))
     N = int(M * Q)
-    if M < 2:
+    if M < 2 or Q < 1:
         raise SpectrumError(
-            f"a window of aspect ratio {Q:g} needs two columns, and a matrix of "
-            f"{W.shape[0]} × {W.shape[1]} holds none; lower Q."
+            "a window needs an aspect ratio of at least 1 and two columns, and a matrix of "
+            f"{W.shape[0]} × {W.shape[1]} holds none with Q={Q:g}."
         )
 
     def places(length: int, window: int) -> Tensor:
@@ -186,45 +160,15 @@ def aspect_spectrum(
 
     rows, columns = places(tall.shape[0], N), places(tall.shape[1], M)
     windows = tall.detach()[rows[:, None, :, None], columns[None, :, None, :]]  # (n, n, N, M)
-    stack = windows.flatten(0, 1)
-    # As the slices of a convolution (N, M, n), which is how a stack is told to `spectrum`.
-    return spectrum(stack.movedim(0, 2), device=device, name=name)
+    # `spectrum` takes a stack as the slices of a convolution, (N, M, n).
+    return spectrum(windows.flatten(0, 1).movedim(0, 2), device=device, name=name)
 
 
-class LazyWeights(Mapping[str, Tensor]):
-    """A mapping with the names, shapes and dtypes of another, whose tensors are made when read.
+class DerivedWeights(LazyWeights):
+    """Weights with the names, shapes and dtypes of `like`; a subclass defines the tensors."""
 
-    Parameters
-    ----------
-    like : mapping of str to Tensor
-        Whose header this has; of a checkpoint file only the header is read.
-    read : callable
-        Returns the tensor of a name.
-    read_rows : callable, optional
-        Returns rows `start` to `stop` of the tensor of a name, for matrices that are larger than
-        the memory.
-
-    Examples
-    --------
-    >>> doubled = LazyWeights({"w": torch.ones(2)}, lambda name: torch.full((2,), 2.0))
-    >>> doubled["w"], doubled.shape("w")
-    (tensor([2., 2.]), (2,))
-    """
-
-    def __init__(
-        self,
-        like: Mapping[str, Tensor],
-        read: Callable[[str], Tensor],
-        read_rows: Callable[[str, int, int], Tensor] | None = None,
-    ) -> None:
-        self._like, self._read = like, read
-        if read_rows is not None:
-            self.rows = read_rows  # `spectra` streams from whatever has it
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._like:
-            raise KeyError(name)
-        return self._read(name)
+    def __init__(self, like: Mapping[str, Tensor]) -> None:
+        self._like = like
 
     def __contains__(self, name: object) -> bool:
         return name in self._like
@@ -240,3 +184,39 @@ class LazyWeights(Mapping[str, Tensor]):
 
     def dtype(self, name: str) -> torch.dtype:
         return header(self._like, name)[1]
+
+
+class _Shuffled(DerivedWeights):
+    def __init__(self, weights: Mapping[str, Tensor], seed: int) -> None:
+        super().__init__(weights)
+        self._seed = seed
+
+    def __getitem__(self, name: str) -> Tensor:
+        return shuffled(self._like[name], seed=self._seed)
+
+
+class _Difference(DerivedWeights):
+    def __init__(self, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
+        super().__init__(weights)
+        self._base = base
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _subtract(self._like[name], self._base[name])
+
+    @property
+    def block_reads(self) -> bool:
+        both = (self._like, self._base)
+        return all(m.block_reads for m in both if isinstance(m, LazyWeights))
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        ours, theirs = (
+            m.rows(name, start, stop) if isinstance(m, LazyWeights) else m[name][start:stop]
+            for m in (self._like, self._base)
+        )
+        return _subtract(ours, theirs)
+
+
+def _subtract(W: Tensor, W0: Tensor) -> Tensor:
+    if not W.is_floating_point():
+        return W.detach()
+    return W.detach().double() - W0.detach().to(W.device).double()

@@ -1,4 +1,4 @@
-"""Where a matrix is too large for its eigenvalues: an approximate density."""
+"""An approximate density, for matrices that are too large for their eigenvalues."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,15 @@ from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from wskit._checks import check_matrix, check_whole
-from wskit.errors import SpectrumError
-from wskit.spectra._eigen import _BLOCK, _diverged
+from wskit.spectra._eigen import BLOCK, nonfinite_error
 
 
 @dataclass(frozen=True, eq=False)
 class ApproximateDensity:
-    """The distribution of the eigenvalues of W^T W, as weighted points. It is approximate.
+    """An approximation of the distribution of the eigenvalues of W^T W, as weighted points.
 
-    It holds no eigenvalues, and no law is to be fitted to it: stochastic Lanczos quadrature is
-    right about where the mass lies on a linear axis, and says little about a tail.
+    The points are not eigenvalues, and no law should be fitted to them: stochastic Lanczos
+    quadrature shows where the mass lies on a linear axis, and says little about a tail.
 
     Attributes
     ----------
@@ -26,9 +24,9 @@ class ApproximateDensity:
     N, M : int
         Sides of the matrix.
     nodes : array of shape (n_probes * n_steps,)
-        Ascending, in the units of the eigenvalues. The largest is close to the largest one.
+        Ascending, in the units of the eigenvalues. The last is close to the largest eigenvalue.
     weights : array of the same shape
-        The share of the eigenvalues that each node stands for; they sum to 1.
+        Share of the eigenvalues that each node represents; they sum to 1.
     """
 
     name: str
@@ -38,7 +36,7 @@ class ApproximateDensity:
     weights: Float64[np.ndarray, " k"]
 
     def cdf(self, x: ArrayLike) -> Float64[np.ndarray, " n"]:
-        """Approximate share of the eigenvalues that are at most `x`."""
+        """Return the approximate share of the eigenvalues that are at most `x`."""
         total = np.concatenate([[0.0], np.cumsum(self.weights)])
         return total[np.searchsorted(self.nodes, np.atleast_1d(x), side="right")]
 
@@ -54,19 +52,19 @@ def spectral_density(
 ) -> ApproximateDensity:
     """Approximate the distribution of the eigenvalues of W^T W by stochastic Lanczos quadrature.
 
-    Each random unit vector v gives, by n_steps of Lanczos, a quadrature rule of the measure that
-    v sees; their mean approximates the spectral distribution, in the Wasserstein distance by
-    about 12/n_steps of the range (Chen, Trogdon and Ubaru 2021, arXiv:2105.06595). For a smaller
-    side under 16 thousand, `spectrum` is exact and takes about as long.
+    For each random unit vector v, `n_steps` of Lanczos give a quadrature rule of the measure that
+    v sees. The mean of these rules approximates the spectral distribution to a Wasserstein
+    distance of about 12/n_steps of the range (Chen, Trogdon and Ubaru 2021, arXiv:2105.06595). For
+    a smaller side under 16 thousand, `spectrum` is exact and takes about as long.
 
     Parameters
     ----------
     W : Tensor of shape (O, I)
-        Converted to float64 by blocks.
+        Converted to float64 by blocks of rows.
     n_steps, n_probes : int
-        Lanczos steps, and random vectors.
+        Number of Lanczos steps and of random vectors.
     seed : int
-        Of the random vectors.
+        Seed of the random vectors.
     device : torch.device or str, optional
         Where to compute. None means where `W` is.
     name : str, optional
@@ -90,14 +88,11 @@ def spectral_density(
     >>> sorted(set(density.nodes.round(6).tolist()))
     [1.0, 4.0]
     """
-    check_matrix(W, SpectrumError, f"tensor {name!r}" if name else "W")
-    check_whole(n_steps, SpectrumError, "n_steps")
-    check_whole(n_probes, SpectrumError, "n_probes")
     W = (W if W.shape[0] >= W.shape[1] else W.mT).detach()
     N, M = W.shape
     n_steps = min(n_steps, M)
     device = torch.device(device or W.device)
-    step = max(1, _BLOCK // (8 * M))
+    step = max(1, BLOCK // (8 * M))
 
     def apply(V: Tensor) -> Tensor:
         """W^T W V, block by block."""
@@ -114,7 +109,8 @@ def spectral_density(
     for _ in range(n_steps):
         U = apply(basis[-1])
         alphas.append((basis[-1] * U).sum(0))
-        # Twice against all earlier vectors: else rounding brings found eigenvalues back.
+        # Orthogonalise twice against all earlier vectors: else rounding brings back eigenvalues
+        # that were found.
         for _again in range(2):
             for earlier in basis:
                 U = U - earlier * (earlier * U).sum(0)
@@ -124,7 +120,7 @@ def spectral_density(
         basis.append(U / beta.clamp_min(torch.finfo(torch.float64).tiny))
     a, b = torch.stack(alphas, 1), torch.stack(betas, 1)[:, :-1]
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise _diverged(f"tensor {name!r}", [W])
+        raise nonfinite_error(f"tensor {name!r}", [W])
     T = torch.diag_embed(a) + torch.diag_embed(b, 1) + torch.diag_embed(b, -1)
     nodes, vectors = torch.linalg.eigh(T)
     weights = vectors[:, 0, :].square() / n_probes

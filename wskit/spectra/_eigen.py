@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from wskit._checks import check_choice, check_matrix
+from wskit._base.checks import check_choice
+from wskit._base.weights import LazyWeights, as_weights
 from wskit.errors import SpectrumError
 from wskit.spectra._layers import (
     FFT_GRID,
@@ -26,16 +27,14 @@ from wskit.spectra._layers import (
 
 Method = Literal["gram", "svd"]
 
-MAX_SIDE = 16_384
-"""The largest M whose eigenvalues are computed; beyond it, see `spectral_density`."""
-
-_BLOCK = 2**25  # bytes of float64 that are converted, or batched, at a time
+MAX_SIDE = 16_384  # the largest M whose eigenvalues are computed; `spectral_density` goes beyond
+BLOCK = 2**25  # bytes of float64 that are converted, or batched, at a time
 _SMALL = 256  # at this side and below, a second thread costs more time than it saves
 
-# What a GPU is slower at than one CPU core (benchmarks/gpu.py): a stack of matrices of these sides,
-# which it solves one after the other, and a few smaller ones, which it would solve all at once.
+# Where a GPU is slower than one CPU core (benchmarks/gpu.py): it solves a stack of matrices of
+# these sides one after the other, and needs many smaller ones to solve at once.
 _ONE_BY_ONE, _FEW = range(33, 192), 16
-_LITTLE = 2**18  # entries that are as soon taken to the CPU as their Gram matrices made on the GPU
+_LITTLE = 2**18  # entries that move to the CPU as fast as the GPU computes their Gram matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class Spectrum:
     N, M : int
         The larger and the smaller side of each matrix.
     n_matrices : int
-        How many matrices of that size share the weight (the slices of a convolution).
+        Number of matrices of that size in the weight (the slices of a convolution).
     eigenvalues : array of shape (n_matrices * M,)
         Pooled over the matrices, ascending, float64, read-only. Values that rounding made
         negative are 0.
@@ -63,33 +62,32 @@ class Spectrum:
 
     @property
     def Q(self) -> float:  # noqa: N802 - the papers' letter
-        """Aspect ratio N/M >= 1."""
+        """Return the aspect ratio N/M >= 1."""
         return self.N / self.M
 
 
 def spectrum(
-    W: Tensor,
+    W: Tensor | nn.Module,
     *,
     conv: ConvRule = "slices",
     method: Method = "gram",
     device: torch.device | str | None = None,
     name: str = "",
 ) -> Spectrum:
-    """Eigenvalues of W^T W, in float64 whatever the dtype of `W`.
+    """Compute the eigenvalues of W^T W, in float64 whatever the dtype of `W`.
 
     Parameters
     ----------
-    W : Tensor of shape (O, I) or (O, I, *kernel)
+    W : Tensor of shape (O, I) or (O, I, *kernel), or nn.Module
         float64, float32, float16 or bfloat16; converted to float64, by blocks of rows, before
-        anything is computed.
+        anything is computed. A module must hold exactly one weight with a matrix.
     conv : {"slices", "unfold", "fft"}, default "slices"
-        The rule for convolutions, see `ConvRule`.
+        The rule for convolutions, see `inventory`.
     method : {"gram", "svd"}, default "gram"
-        ``"gram"`` takes the eigenvalues of the Gram matrix of the smaller side. Their error is
-        about 1e-14 of the largest one, which for weights stored in float32 is below what storing
-        them has already done, and it is two to seven times faster. ``"svd"`` squares singular
-        values: use it for float64 weights where eigenvalues below 1e-13 of the largest matter
-        (ranks, inverses).
+        ``"gram"`` solves the Gram matrix of the smaller side, which is two to seven times faster.
+        Its error is about 1e-14 of the largest eigenvalue, less than the error of storing weights
+        in float32. ``"svd"`` squares singular values: use it for float64 weights where
+        eigenvalues below 1e-13 of the largest matter (ranks, inverses).
     device : torch.device or str, optional
         Where to compute. None means where `W` is.
     name : str, optional
@@ -112,8 +110,10 @@ def spectrum(
     check_choice(conv, ConvRule, SpectrumError, "conv")
     check_choice(method, Method, SpectrumError, "method")
     if conv == "per-slice":
-        raise SpectrumError("conv='per-slice' gives one spectrum a slice; `spectra` returns them.")
-    # Where nothing is known of the tensor but its shape, it is the weight of a layer.
+        raise SpectrumError("conv='per-slice' gives one spectrum per slice; use `spectra`.")
+    if isinstance(W, nn.Module):
+        W = _only_weight(W)
+    # Only the shape is known of the tensor, which is taken for the weight of a layer.
     layer = layer_of(f"{name}.weight", W.shape, W.dtype, conv)
     label = f"tensor {name!r}" if name else "the tensor"
     if layer.reason:
@@ -123,7 +123,7 @@ def spectrum(
 
 
 def spectra(
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | nn.Module,
     *,
     names: Iterable[str] | None = None,
     conv: ConvRule = "slices",
@@ -132,25 +132,24 @@ def spectra(
     failures: dict[str, str] | None = None,
     progress: bool = False,
 ) -> list[Spectrum]:
-    """Spectra of all weights that hold a matrix, those of equal shape computed together.
+    """Compute the spectra of all weights that hold a matrix, those of equal shape together.
 
-    A tall matrix of a checkpoint file is read by blocks of rows, so that the memory that is
-    needed depends on its smaller side only: about 3 M^2 float64 and 64 MiB.
+    A tall matrix of a checkpoint file is read by blocks of rows, so that the memory depends on its
+    smaller side only: about 3 M^2 float64 and 64 MiB.
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
+    weights : mapping of str to Tensor, or nn.Module
         Read one tensor at a time.
     names : iterable of str, optional
-        Of the `inventory`, which lists every tensor that has no matrix, one of integers or complex
-        numbers say, with the reason. None means all that have one; any other raises.
+        Names of the `inventory` that have a matrix. None means all of them.
     conv, qkv
-        The rules, see `ConvRule` and `QkvRule`.
+        The rules, see `inventory`.
     device : torch.device or str, optional
         Where to compute. None means where each tensor is.
     failures : dict, optional
-        Where given, a weight that has no spectrum adds its name and the reason to it, and the
-        others are computed; without it the first such weight raises.
+        If given, it collects the name and the reason of each weight whose spectrum fails, and the
+        others are computed. Without it the first failure raises.
     progress : bool, default False
         Show a progress bar.
 
@@ -169,6 +168,7 @@ def spectra(
     >>> [s.name for s in spectra({"a": torch.eye(3), "bias": torch.ones(3), "b": torch.eye(2)})]
     ['a', 'b']
     """
+    weights = as_weights(weights, SpectrumError)
     known = {layer.name: layer for layer in layers(weights, conv, qkv)}
     chosen = [layer.name for layer in known.values() if not layer.reason]
     if names is not None:
@@ -206,11 +206,11 @@ def spectra(
 def low_rank_spectrum(
     B: Float[Tensor, "out r"], A: Float[Tensor, "r in"], *, name: str = ""
 ) -> Spectrum:
-    """Spectrum of the product B A of a low-rank pair, from its factors.
+    """Compute the spectrum of the product B A of a low-rank pair from its factors.
 
     With B = Q_B R_B and A^T = Q_A R_A, the singular values of B A are those of the r x r matrix
-    R_B R_A^T: the product of out x in entries is never formed (Hu et al. 2021, arXiv:2106.09685,
-    for the pair).
+    R_B R_A^T: the product, of out x in entries, is never formed (Hu et al. 2021,
+    arXiv:2106.09685, for the pair).
 
     Parameters
     ----------
@@ -235,23 +235,28 @@ def low_rank_spectrum(
     array([0., 4.])
     """
     label = f"pair {name!r}" if name else "the pair"
-    for factor, which in ((B, "B"), (A, "A")):
-        check_matrix(factor, SpectrumError, f"{which} of {label}")
-    if B.shape[1] != A.shape[0]:
-        raise SpectrumError(
-            f"{label} is of an (out x r) and an (r x in) matrix, got {tuple(B.shape)} and "
-            f"{tuple(A.shape)}; give the factors B and A of one layer."
-        )
     if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
-        raise _diverged(label, [A, B])
+        raise nonfinite_error(label, [A, B])
     N, M = max(B.shape[0], A.shape[1]), min(B.shape[0], A.shape[1])
     R_B, R_A = (torch.linalg.qr(F.detach().double(), mode="r").R for F in (B, A.mT))
     squares = torch.linalg.svdvals(R_B @ R_A.mT).square().cpu().numpy()[:M]
     return _spectrum(name, N, M, 1, np.concatenate([np.zeros(M - squares.size), squares]))
 
 
+def _only_weight(module: nn.Module) -> Tensor:
+    """Return the weight of a module that has one matrix."""
+    weights = as_weights(module, SpectrumError)
+    found = [layer.tensor for layer in layers(weights, "unfold", "fused") if not layer.reason]
+    if len(found) != 1:
+        raise SpectrumError(
+            f"a module with one weight is needed, got a {type(module).__name__} with {len(found)}; "
+            "use `spectra`."
+        )
+    return weights[found[0]]
+
+
 class _Batches:
-    """Small matrices of many layers, gathered by shape and solved in few calls."""
+    """Small matrices of many layers, collected by shape and solved in few calls."""
 
     def __init__(
         self, weights: Mapping[str, Tensor], found: dict[str, Spectrum], errors: dict[str, str]
@@ -261,14 +266,14 @@ class _Batches:
         self._bytes = 0
 
     def add(self, layer: Layer, W: Tensor) -> None:
-        """Keep a layer's Gram matrices, and solve all that wait when they become many."""
+        """Keep a layer's Gram matrices, and solve all that are kept when they become many."""
         stack = W if W.ndim == 3 else W[None]
-        step = max(1, _BLOCK // (8 * layer.N * layer.M))
+        step = max(1, BLOCK // (8 * layer.N * layer.M))
         with _threads_for(layer.M):
             gram = torch.cat([_gram(_contiguous(part)) for part in stack.split(step)])
         self._waiting.setdefault((layer.M, gram.device), []).append((layer, gram))
         self._bytes += gram.nbytes
-        if self._bytes > _BLOCK:
+        if self._bytes > BLOCK:
             self.flush()
 
     def flush(self) -> None:
@@ -290,18 +295,18 @@ class _Batches:
                     self._found[layer.name] = s
                 else:
                     W = self._weights[layer.tensor]
-                    self._errors[layer.name] = str(_diverged(f"tensor {layer.name!r}", [W]))
+                    self._errors[layer.name] = str(nonfinite_error(f"tensor {layer.name!r}", [W]))
         self._waiting.clear()
         self._bytes = 0
 
 
 def _large(weights: Mapping[str, Tensor], layer: Layer, conv: ConvRule, device: Any) -> Spectrum:
-    """Solve a layer by itself; a tall matrix of a file is read by blocks of rows."""
+    """Solve a single layer; read a tall matrix of a file by blocks of rows."""
     label = f"tensor {layer.name!r}"
     tall = layer.kind == "matrix" and layer.shape == (layer.N, layer.M)
-    if not (tall and hasattr(weights, "rows")):
+    if not (tall and isinstance(weights, LazyWeights) and weights.block_reads):
         return _solve(weights[layer.tensor], layer, conv, "gram", device, label)
-    step = max(1, _BLOCK // (8 * layer.M))
+    step = max(1, BLOCK // (8 * layer.M))
 
     def rows() -> Iterator[Tensor]:
         for start in range(0, layer.N, step):
@@ -309,7 +314,7 @@ def _large(weights: Mapping[str, Tensor], layer: Layer, conv: ConvRule, device: 
 
     values = _eigenvalues(_gram_of_rows(rows(), layer.M, device))
     if not np.isfinite(values).all():
-        raise _diverged(label, rows())
+        raise nonfinite_error(label, rows())
     return _spectrum(layer.name, layer.N, layer.M, 1, values)
 
 
@@ -320,20 +325,20 @@ def _solve(
         blocks = _matrix_blocks(W, layer, conv, _place(W, layer, device))
         values = np.concatenate([_squares(block, method) for block in blocks])
     if not np.isfinite(values).all():
-        raise _diverged(label, [W])
+        raise nonfinite_error(label, [W])
     return _spectrum(layer.name, layer.N, layer.M, layer.n_matrices, values)
 
 
 def _matrix_blocks(
     W: Tensor, layer: Layer, conv: ConvRule, device: torch.device
 ) -> Iterator[Tensor]:
-    """Cut a layer's stack into parts that fit a block; a single matrix is one part."""
+    """Cut a layer's stack into parts that fit in a block; a single matrix is one part."""
     if layer.kind == "convolution" and conv == "fft":
         yield from _frequencies(W.to(device), layer)
         return
     matrix = as_matrix(W, layer, conv)
     stack = matrix if matrix.ndim == 3 else matrix[None]
-    for part in stack.split(max(1, _BLOCK // (8 * layer.N * layer.M))):
+    for part in stack.split(max(1, BLOCK // (8 * layer.N * layer.M))):
         yield part.to(device)
 
 
@@ -344,7 +349,7 @@ def _frequencies(W: Tensor, layer: Layer) -> Iterator[Tensor]:
     places = torch.cartesian_prod(*(torch.arange(k) for k in kernel)).reshape(-1, len(kernel))
     axes = [torch.arange(FFT_GRID)] * len(kernel)
     frequencies = torch.cartesian_prod(*axes).reshape(-1, len(kernel))
-    for part in frequencies.split(max(1, _BLOCK // (16 * layer.N * layer.M))):
+    for part in frequencies.split(max(1, BLOCK // (16 * layer.N * layer.M))):
         turns = (part @ places.T).double().to(W.device) * (-2 * math.pi / FFT_GRID)
         real, imaginary = turns.cos() @ entries, turns.sin() @ entries
         matrix = torch.complex(real, imaginary).reshape(-1, *W.shape[:2])
@@ -352,20 +357,20 @@ def _frequencies(W: Tensor, layer: Layer) -> Iterator[Tensor]:
 
 
 def _squares(stack: Tensor, method: Method) -> Float64[np.ndarray, " k"]:
-    """Squared singular values of a stack of (N, M) matrices."""
+    """Return the squared singular values of a stack of (N, M) matrices."""
     if method == "svd":
         matrix = stack if stack.is_complex() else stack.double()
         if not torch.isfinite(matrix).all():
             return np.full(1, np.nan)
         return torch.linalg.svdvals(matrix).square().cpu().numpy().ravel()
     if len(stack) == 1 and not stack.is_complex():
-        step = max(1, _BLOCK // (8 * stack.shape[-1]))
+        step = max(1, BLOCK // (8 * stack.shape[-1]))
         return _eigenvalues(_gram_of_rows(stack[0].split(step), stack.shape[-1], stack.device))
     return _eigenvalues(_gram(stack if stack.is_complex() else _contiguous(stack)))
 
 
 def _contiguous(stack: Tensor) -> Tensor:
-    """Convert to float64, matrix by matrix: a product of strided slices would copy them twice."""
+    """Convert to float64 and copy: a product of strided slices would copy them twice."""
     return stack.to(torch.float64, memory_format=torch.contiguous_format)
 
 
@@ -379,7 +384,7 @@ def _gram_of_rows(rows: Iterable[Tensor], M: int, device: Any) -> Tensor:
     for block in rows:
         exact = block.to(device=gram.device, dtype=torch.float64)
         gram.addmm_(exact.mT, exact)
-        del block, exact  # before the next is read: two at a time are half as much memory again
+        del block, exact  # before the next is read: two at a time would need more memory
     return gram
 
 
@@ -390,19 +395,19 @@ def _eigenvalues(gram: Tensor) -> Float64[np.ndarray, " k"]:
 
 
 def _place(W: Tensor, layer: Layer, device: Any) -> torch.device:
-    """Return where to compute: where it was asked for, or on the CPU what is quicker there."""
+    """Return the device to compute on: the requested one, or the CPU where that is faster."""
     place = torch.device(device or W.device)
     return place if W.numel() > _LITTLE else _solver(layer.M, layer.n_matrices, place)
 
 
 def _eigvalsh(gram: Tensor) -> Tensor:
-    """Solve a matrix or a stack, wherever that is faster."""
+    """Compute the eigenvalues of a matrix or a stack on the faster device."""
     place = _solver(gram.shape[-1], math.prod(gram.shape[:-2]), gram.device)
     return torch.linalg.eigvalsh(gram.to(place))
 
 
 def _solver(M: int, n: int, device: torch.device) -> torch.device:
-    """Return where to solve n matrices of side M that were to be solved on `device`."""
+    """Return the faster of `device` and the CPU for n matrices of side M."""
     slower = M in _ONE_BY_ONE or (M <= 32 and n < _FEW)
     return torch.device("cpu") if device.type == "cuda" and slower else device
 
@@ -415,8 +420,8 @@ def _check_side(M: int, label: str) -> None:
         )
 
 
-def _diverged(label: str, blocks: Iterable[Tensor]) -> SpectrumError:
-    """Say what is wrong with a tensor whose eigenvalues are not finite; it is read once more."""
+def nonfinite_error(label: str, blocks: Iterable[Tensor]) -> SpectrumError:
+    """Make the error for a tensor whose eigenvalues are not finite, which is read once more."""
     sizes = [(int((~torch.isfinite(block)).sum()), block.numel()) for block in blocks]
     bad, total = map(sum, zip(*sizes, strict=True))
     if bad:
@@ -435,7 +440,7 @@ def _spectrum(name: str, N: int, M: int, n: int, values: Float64[np.ndarray, " k
 
 @contextlib.contextmanager
 def _threads_for(M: int) -> Iterator[None]:
-    """Let small problems run on one thread: ten times slower on many, where others compute."""
+    """Run small problems on one thread: many are ten times slower on a busy machine."""
     before = torch.get_num_threads()
     if M > _SMALL or before == 1:
         yield

@@ -1,4 +1,4 @@
-"""Which matrices a set of weights holds: the rules, and what they leave out."""
+"""The matrices in a set of weights: the rules, and what they leave out."""
 
 import math
 import re
@@ -10,27 +10,16 @@ from typing import Literal
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from wskit._checks import check_choice, check_weights
-from wskit._weights import header
+from wskit._base.checks import check_choice
+from wskit._base.weights import as_weights, header
 from wskit.errors import SpectrumError
 
 ConvRule = Literal["slices", "unfold", "per-slice", "fft"]
-"""How the weight (O, I, *kernel) of a convolution becomes matrices:
-
-- ``"slices"``: a matrix of O x I for each place in the kernel, their eigenvalues pooled (Martin
-  and Mahoney 2021, section 2);
-- ``"unfold"``: one matrix of O x (I * kernel), which acts on an unfolded patch;
-- ``"per-slice"``: as ``"slices"``, a row for each place;
-- ``"fft"``: the operator itself on a periodic grid of 32 points a side, a complex O x I matrix
-  for each frequency (Sedghi, Gupta and Long 2019, arXiv:1805.10408, theorem 6)."""
+QkvRule = Literal["fused", "split"]
 
 FFT_GRID = 32
-
-QkvRule = Literal["fused", "split"]
-"""Whether a projection that holds query, key and value side by side is one matrix or three."""
-
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _QKV = re.compile(r"(in_proj_weight|(?<![a-z])qkv\.weight|c_attn\.weight|Wqkv\.weight)$")
 _LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<factor>[AB])(?P<adapter>(\.[^.]+)?)\.weight$")
@@ -41,7 +30,7 @@ class Layer:
     """A row of the inventory: a tensor, a part of one, or a pair of factors.
 
     `N` x `M` is the size of each of `n_matrices` matrices, all 0 where `reason` says why there
-    is none. `part` picks from the tensor: a place in the kernel, or 0, 1, 2 for q, k, v.
+    is none. `part` picks a part of the tensor: a place in the kernel, or 0, 1, 2 for q, k, v.
     """
 
     name: str
@@ -58,33 +47,28 @@ class Layer:
 
 
 def matrices(
-    weights: Mapping[str, Tensor], *, conv: ConvRule = "slices", qkv: QkvRule = "fused"
+    weights: Mapping[str, Tensor] | nn.Module, *, conv: ConvRule = "slices", qkv: QkvRule = "fused"
 ) -> Iterator[tuple[str, Float[Tensor, "*stack N M"]]]:
-    """Yield the name and the matrix of every weight that has one, turned so that N >= M.
+    """Yield the name and the matrix of every weight that has one, transposed so that N >= M.
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
+    weights : mapping of str to Tensor, or nn.Module
         Read one tensor at a time; a lazily opened checkpoint is never held whole.
     conv : {"slices", "unfold", "per-slice"}, default "slices"
-        The rule for convolutions, see `ConvRule`. The matrices of ``"fft"`` are too many to be
-        held; `spectrum` goes through them in blocks.
+        The rule for convolutions, see `inventory`. The matrices of ``"fft"`` are too many to hold
+        in memory; `spectrum` computes them in blocks.
     qkv : {"fused", "split"}, default "fused"
-        The rule for fused attention projections, see `QkvRule`.
+        The rule for fused attention projections, see `inventory`.
 
     Yields
     ------
     name : str
-        Of the tensor; of a part of it, ``name[q]`` or ``name[0,2]``.
+        The tensor's name, or ``name[q]`` or ``name[0,2]`` for a part of it.
     W : Tensor of shape (N, M), or (n_matrices, N, M)
-        A view of the tensor where that is possible, in its own dtype and on its own device.
-        Low-rank pairs are left out: their product is never formed (see `low_rank_spectrum`).
-        So are vectors, and tensors of integers or complex numbers: `inventory` lists every one,
-        with the reason.
-
-    See Also
-    --------
-    inventory : what is left out, and why.
+        A view of the tensor where possible, in its own dtype and on its own device. Low-rank pairs
+        are left out, as their product is never formed (see `low_rank_spectrum`), and so is
+        everything to which `inventory` gives a reason.
 
     Examples
     --------
@@ -96,16 +80,16 @@ def matrices(
     """
     if conv == "fft":
         raise SpectrumError(
-            "the matrices of conv='fft' are too many to be held; spectrum and spectra compute "
-            "their eigenvalues, and matrices takes 'slices', 'unfold' or 'per-slice'."
+            "the matrices of conv='fft' are too many to hold in memory; use spectrum or spectra."
         )
+    weights = as_weights(weights, SpectrumError)
     for layer in layers(weights, conv, qkv):
         if not layer.reason and not layer.factor:
             yield layer.name, as_matrix(weights[layer.tensor], layer, conv)
 
 
 def inventory(
-    weights: Mapping[str, Tensor], *, conv: ConvRule = "slices", qkv: QkvRule = "fused"
+    weights: Mapping[str, Tensor] | nn.Module, *, conv: ConvRule = "slices", qkv: QkvRule = "fused"
 ) -> pd.DataFrame:
     """List every tensor with the matrix it holds, or the reason why it holds none.
 
@@ -117,26 +101,32 @@ def inventory(
     convolution   three to five dimensions and a name that ends in ``weight`` or ``kernel``;
                   the weight of a transposed convolution is that of its adjoint, which has the
                   same singular values
-    experts       three dimensions and a name with ``expert`` in it: a matrix an expert
-    stack         any other of three dimensions: a matrix for each index of the first
-    q, k, v       the parts of a fused projection, where ``qkv="split"``
+    experts       three dimensions and a name with ``expert`` in it: one matrix per expert
+    stack         any other tensor of three dimensions: a matrix for each index of the first
+    q, k, v       the parts of a fused projection, with ``qkv="split"``
     low-rank      a pair ``x.lora_A.weight``, ``x.lora_B.weight``: the product B A, in one row
                   (without the factor alpha/r, which is not in the weights)
     ============= =============================================================================
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
-        Of a lazily opened checkpoint only the header is read.
-    conv, qkv
-        The rules, see `ConvRule` and `QkvRule`.
+    weights : mapping of str to Tensor, or nn.Module
+        Only the header of a lazily opened checkpoint is read.
+    conv : {"slices", "unfold", "per-slice", "fft"}, default "slices"
+        How the weight (O, I, *kernel) of a convolution becomes matrices: an O x I matrix for each
+        place in the kernel, with pooled eigenvalues (Martin and Mahoney 2021, section 2); one
+        matrix of O x (I * kernel), which acts on an unfolded patch; as "slices", with one row per
+        place; or the operator itself on a periodic grid of 32 points per side, a complex O x I
+        matrix for each frequency (Sedghi, Gupta and Long 2019, arXiv:1805.10408, theorem 6).
+    qkv : {"fused", "split"}, default "fused"
+        Whether a fused projection of query, key and value is one matrix or three.
 
     Returns
     -------
     DataFrame
-        A row a tensor, in their order, but for the parts and pairs above: name, kind, shape,
-        dtype, n_parameters, N, M, n_matrices, reason. `reason` is empty where there is a matrix;
-        N, M and n_matrices are 0 where there is none.
+        One row per tensor, in their order, except for the parts and pairs above: name, kind,
+        shape, dtype, n_parameters, N, M, n_matrices, reason. `reason` is empty where there is a
+        matrix; N, M and n_matrices are 0 where there is none.
 
     Examples
     --------
@@ -145,6 +135,7 @@ def inventory(
     0  fc.weight  5  3
     1    fc.bias  0  0
     """
+    weights = as_weights(weights, SpectrumError)
     rows = []
     for layer in layers(weights, conv, qkv):
         n_parameters = layer.N * layer.M * layer.n_matrices if layer.part else 0
@@ -207,7 +198,7 @@ def layer_of(name: str, shape: Sequence[int], dtype: torch.dtype, conv: ConvRule
 
 
 def as_matrix(W: Tensor, layer: Layer, conv: ConvRule) -> Float[Tensor, "*stack N M"]:
-    """Turn a tensor into the layer's matrix, (N, M) or (n_matrices, N, M)."""
+    """Return the layer's matrix, (N, M) or (n_matrices, N, M), of a tensor."""
     W = W.detach()
     if layer.kind == "convolution":
         if conv == "unfold":
@@ -241,7 +232,7 @@ def _kind(name: str, shape: tuple[int, ...]) -> str:
 
 
 def _split(layer: Layer, conv: ConvRule, qkv: QkvRule) -> list[Layer]:
-    """Cut a layer into the rows that the rules ask for."""
+    """Cut a layer into the rows that the rules require."""
     if layer.kind == "convolution" and conv == "per-slice":
         places = product(*map(range, layer.shape[2:]))
         parts = {",".join(map(str, place)): (layer.kind, place) for place in places}
@@ -259,9 +250,8 @@ def _split(layer: Layer, conv: ConvRule, qkv: QkvRule) -> list[Layer]:
 
 
 def _low_rank_pairs(weights: Mapping[str, Tensor]) -> dict[str, Layer | None]:
-    """Find the pairs of factors: under the name of B the row of the pair, under A's nothing."""
+    """Find the pairs of factors; return the pair's row under the name of B, and None under A's."""
     factors: dict[tuple[str, str], dict[str, str]] = {}
-    check_weights(weights, SpectrumError)
     for name in weights:
         if match := _LORA.match(name):
             key = match["layer"], match["adapter"]

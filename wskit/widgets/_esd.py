@@ -23,13 +23,13 @@ from wskit.widgets._esd_code import NULL_SEED, cell
 from wskit.widgets._esd_weights import (
     Label,
     Reading,
+    WatchedWeights,
     by_label,
     common_layers,
     is_whole,
     label_text,
     legend_text,
     read,
-    watched,
 )
 from wskit.widgets._panel import ROW, Panel, Task, alone, button, labelled
 from wskit.widgets._picture import Picture
@@ -55,7 +55,7 @@ class EsdExplorer(Panel):
     step : str or number, optional
         The checkpoint to begin with. None takes the first.
     conv : {"slices", "unfold", "per-slice", "fft"}, default "slices"
-        The rule for convolutions, see `wskit.spectra.ConvRule`.
+        The rule for convolutions, see `wskit.spectra.inventory`.
 
     Attributes
     ----------
@@ -396,7 +396,7 @@ class EsdExplorer(Panel):
 
         def work(task: Task) -> pd.DataFrame:
             with self._computing:
-                return spectral_table(watched(weights, task.report), conv=self.conv)
+                return spectral_table(WatchedWeights(weights, task.report), conv=self.conv)
 
         def show(table: pd.DataFrame) -> None:
             self.table = table

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from wskit._base.weights import LazyWeights
 from wskit._texts import size_text
 from wskit.errors import FitError, SpectrumError
 from wskit.fits import Laws, MPFit, PowerLawFit, fit_laws, fit_power_law
-from wskit.spectra import ConvRule, LazyWeights, Spectrum, inventory
+from wskit.spectra import ConvRule, DerivedWeights, Spectrum, inventory
 
 Weights = Mapping[str, Tensor]
 Label = str | int | float
@@ -113,22 +114,28 @@ def read(s: Spectrum) -> Reading:
     return Reading(s, fit_laws(s.eigenvalues, N=s.N, M=s.M))
 
 
-def watched(weights: Weights, tell: Callable[[int, int], None]) -> LazyWeights:
-    """Return weights that tell how many of their tensors have been read."""
-    seen: set[str] = set()
-    lazy: Any = weights
+class WatchedWeights(DerivedWeights):
+    """Weights that report how many of their tensors have been read."""
 
-    def note(name: str) -> None:
-        seen.add(name)
-        tell(len(seen), len(weights))
+    def __init__(self, weights: Weights, report: Callable[[int, int], None]) -> None:
+        super().__init__(weights)
+        self._report = report
+        self._seen: set[str] = set()
 
-    def read_tensor(name: str) -> Tensor:
-        note(name)
-        return weights[name]
+    @property
+    def block_reads(self) -> bool:
+        return isinstance(self._like, LazyWeights) and self._like.block_reads
 
-    def read_rows(name: str, start: int, stop: int) -> Tensor:
-        note(name)
-        part: Tensor = lazy.rows(name, start, stop)
-        return part
+    def __getitem__(self, name: str) -> Tensor:
+        self._note(name)
+        return self._like[name]
 
-    return LazyWeights(weights, read_tensor, read_rows if hasattr(lazy, "rows") else None)
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        self._note(name)
+        if isinstance(self._like, LazyWeights):
+            return self._like.rows(name, start, stop)
+        return self._like[name][start:stop]
+
+    def _note(self, name: str) -> None:
+        self._seen.add(name)
+        self._report(len(self._seen), len(self._like))

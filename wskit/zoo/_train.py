@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from wskit._checks import check_choice, check_tensor, check_whole, number
-from wskit._parallel import results
+from wskit._parallel import run_tasks
 from wskit.errors import ZooError
 from wskit.zoo._architectures import Form, Model, Network, OwnModule, network_of
 from wskit.zoo._block import Images, n_train, n_updates, train_block
@@ -263,7 +263,7 @@ def _blocks(
         joblib.delayed(train_block)(network, images, block, epochs, form)
         for block in _plan(rows, len(images.train[0]), size)
     )
-    for zoo in results(tasks, n_jobs=compute.n_jobs, error=ZooError, kept=place):
+    for zoo in run_tasks(tasks, n_jobs=compute.n_jobs, error=ZooError, kept=place):
         if place is not None:
             _write(place, zoo, [keys[run] for run in zoo.records.run])
         yield zoo, True
