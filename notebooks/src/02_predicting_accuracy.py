@@ -116,7 +116,7 @@ print(plots.describe(fig))
 # %%
 w = trained.weights["conv2.weight"][0].double().numpy()
 by_hand = [w.mean(), w.var(), *np.quantile(w, [0, 0.25, 0.5, 0.75, 1])]
-statistics = features.weight_statistics(trained.weights)
+statistics = features.weight_statistics(trained.weights).round(6)  # dead neurons leave 1e-17
 print(statistics.shape, *statistics.columns[14:21])
 helper = statistics.filter(regex=r"^conv2\.weight").iloc[0]
 print("equal to the helper:", np.allclose(helper, by_hand, atol=1e-6))
@@ -259,7 +259,7 @@ print(pd.DataFrame({"tau, all": singles.corr("kendall").accuracy, "tau, over 0.8
 names = ["learning_rate", "weight_decay", "dropout", "init_std", "train_fraction"]
 choices = pd.get_dummies(trained.records[["optimizer", "activation", "init"]])
 hyper = trained.records[names].join(choices).astype(float)
-initial = features.weight_statistics(before.weights)
+initial = features.weight_statistics(before.weights).round(6)
 mixed = np.random.default_rng(0).permutation(y)
 rows = [score("untrained weights", initial), score("hyper-parameters", hyper)]
 rows += [score("both", hyper.join(statistics)), score("permuted labels", statistics, y=mixed)]
@@ -300,7 +300,7 @@ rows.append(score("gap, above 0.8", statistics[y > 0.8], y=gap[y > 0.8], groups=
 print(pd.DataFrame(rows).round(2).to_string())
 
 # %% [markdown]
-# With R2 below zero, the gap of networks that learned is **not predicted** here; at best, a trace of
+# With R2 around zero, the gap of networks that learned is **not predicted** here; at best, a trace of
 # its order is.
 
 # %% [markdown]
@@ -333,7 +333,7 @@ others = zoo.train_zoo(cnn, noisy, half, seeds=1000 + half.index, folder=folder)
 
 # %%
 others = others.select(others.records.status == "trained")
-other = features.weight_statistics(others.weights), others.records.test_accuracy
+other = features.weight_statistics(others.weights).round(6), others.records.test_accuracy
 zoos = {"digits": (statistics, y, runs), "noisy": (*other, 10_000 + others.records.run)}
 matrix = predictors.transfer(trees, zoos, rng=0)
 print(matrix.round(2).to_string())
@@ -565,7 +565,7 @@ print(exercises.check_tau_within(tau_within))
 # ```
 #
 # The sign turns. Networks that SGD trained have low correlations and low accuracies; Adam's and
-# RMSprop's have more of both. Between the optimisers lies all of the 0.25, and within them the order
+# RMSprop's have more of both. Between the optimisers lies all of the 0.33, and within them the order
 # is that of Jin et al., if anything: Simpson's paradox.
 #
 # </details>

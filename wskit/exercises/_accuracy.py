@@ -244,7 +244,7 @@ def _feature(design: Callable[..., Any], zoo: "Zoo") -> str:
         raise AnswerError("there are infinite values; NaN stands for what is missing.")
     own = found.reshape(len(zoo), -1)
     columns = [f"designed.{i}" for i in range(own.shape[1])]
-    base = weight_statistics(zoo.weights)
+    base = weight_statistics(zoo.weights).round(6)  # the rest is noise, and trees would split it
     y, runs = zoo.records["test_accuracy"], zoo.records["run"]
     taus = [
         predictors.evaluate(predictors.boosted_trees(random_state=0), X, y, runs, rng=97).scores.tau
