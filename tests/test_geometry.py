@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.decomposition import PCA
 from torch import nn
 
+from wskit._base.weights import LazyWeights
 from wskit.errors import GeometryError
 from wskit.geometry import (
     flatten,
@@ -196,7 +196,7 @@ def test_names_choose_the_tensors_that_models_share():
     np.testing.assert_allclose(distances.euclidean(), squareform(pdist(vectors_of(models))))
 
 
-class Counted(Mapping):
+class Counted(LazyWeights):
     """A model that makes its tensors when they are read, and counts those that are alive."""
 
     alive = 0

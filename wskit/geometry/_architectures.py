@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from wskit._models import as_weights
-from wskit._weights import header
+from wskit._base.weights import as_weights, header
 from wskit.errors import GeometryError
 from wskit.geometry._matching import Axis, Run, Symmetries
 

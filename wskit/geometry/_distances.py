@@ -11,8 +11,9 @@ from scipy.linalg.blas import dsyrk
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from wskit._checks import check_choice
-from wskit._models import as_weights, layout_of, name_models
+from wskit._base.checks import check_choice
+from wskit._base.layout import layout_of
+from wskit._base.weights import as_weights, name_models
 from wskit.errors import GeometryError
 
 By = Literal["model", "tensor"]

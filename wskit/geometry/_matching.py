@@ -9,8 +9,15 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from wskit._models import as_weights, layout_of, nonfinite_error
-from wskit._weights import all_finite, header, is_statistic, ties
+from wskit._base.layout import layout_of
+from wskit._base.weights import (
+    all_finite,
+    as_weights,
+    header,
+    is_statistic,
+    nonfinite_error,
+    ties,
+)
 from wskit.errors import GeometryError
 
 _GAIN = 1e-12  # of the product of both networks' norms: a smaller gain is rounding

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from wskit._models import check_one_architecture, name_models, nonfinite_error
-from wskit._weights import all_finite, is_statistic
+from wskit._base.layout import check_one_architecture
+from wskit._base.weights import all_finite, is_statistic, name_models, nonfinite_error
 from wskit.errors import LandscapeError
 
 Evaluator = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]

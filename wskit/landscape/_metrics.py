@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wskit._checks import check_choice
+from wskit._base.checks import check_choice
 from wskit.averaging import recalibrate_bn
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import Evaluator
@@ -161,8 +161,7 @@ def module_metrics(
     tensor([1., 1.], dtype=torch.float64)
     """
     _check_lengths(x, y)
-    if form is not None:
-        check_choice(form, ("loop", "vmap"), LandscapeError, "form")
+    check_choice(form, ("loop", "vmap", None), LandscapeError, "form")
     # A copy is called, since functional_call and recalibrate_bn change their module.
     own = copy.deepcopy(module).to(x.device).eval().requires_grad_(False)
     vmapped = (form or ("vmap" if x.is_cuda else "loop")) == "vmap" and bn_loader is None

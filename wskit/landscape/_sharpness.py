@@ -11,8 +11,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from wskit._checks import check_choice
-from wskit._models import as_weights, layout_of
+from wskit._base.checks import check_choice
+from wskit._base.layout import layout_of
+from wskit._base.weights import as_weights
 from wskit.errors import LandscapeError
 from wskit.landscape._evaluate import (
     Evaluator,
