@@ -20,7 +20,6 @@ from checkpoint_kit import (
     npy_header,
     npz_with,
     old_with_pickle,
-    weights,
     write,
     zip_with_pickle,
 )
@@ -443,32 +442,10 @@ def read_all(path: Path) -> bool:
 @given(cut=st.integers(1, 4000))
 def test_truncated_at_any_byte(originals, tmp_path, kind, cut):
     content = originals[kind].read_bytes()
+    assert read_all(originals[kind])
     path = tmp_path / originals[kind].name
     path.write_bytes(content[: -1 - cut % len(content)])
     assert not read_all(path)
-
-
-# Small places are drawn more often: headers come first.
-PLACES = st.integers(0, 4000) | st.integers(0, 400)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@settings(max_examples=100, suppress_health_check=QUIET)
-@given(
-    changes=st.lists(st.tuples(PLACES, st.integers(0, 255)), max_size=4),
-    where=PLACES,
-    drop=st.integers(0, 3),
-    insert=st.binary(max_size=6),
-)
-def test_changed_bytes(originals, tmp_path, kind, changes, where, drop, insert):
-    content = bytearray(originals[kind].read_bytes())
-    for place, byte in changes:
-        content[place % len(content)] = byte
-    where %= len(content)
-    content[where : where + drop] = insert
-    path = tmp_path / originals[kind].name
-    path.write_bytes(content)
-    read_all(path)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".th", ".npz", ".index.json"])
@@ -478,8 +455,3 @@ def test_any_bytes(tmp_path, suffix, content, magic):
     path = tmp_path / f"w{suffix}"
     path.write_bytes(magic + content)
     assert not read_all(path)
-
-
-def test_the_originals_are_good(originals):
-    assert all(read_all(path) for path in originals.values())
-    assert len(weights()) == 3

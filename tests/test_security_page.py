@@ -56,7 +56,9 @@ from wskit.errors import CheckpointError
 
 path, mapped = sys.argv[1], sys.argv[2] == "mapped"
 with open_checkpoint(path, mapped=mapped) as weights:
+    assert float(weights.rows("w", 3, 4).sum()) == 1024.0
     os.truncate(path, 4096)
+    assert int(weights["n"]) == 3
     try:
         print(float(weights["w"].sum()))
     except CheckpointError as error:
@@ -66,13 +68,15 @@ with open_checkpoint(path, mapped=mapped) as weights:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="there is no such signal here")
 @pytest.mark.parametrize("how", ["mapped", "unmapped"])
-def test_a_file_that_is_cut_short_while_it_is_read(how: str, tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights({"w": torch.ones(2**20)}, path)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_file_that_is_cut_short_while_it_is_read(how: str, suffix: str, tmp_path: Path) -> None:
+    path, weights = tmp_path / f"x{suffix}", {"w": torch.ones(2**10, 2**10), "n": torch.tensor(3)}
+    save_weights(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
     command = [sys.executable, "-W", "ignore", "-c", READER, str(path), how]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if how == "mapped":
         assert found.returncode == -signal.SIGBUS
     else:
         assert found.returncode == 0, found.stderr
+        assert found.stdout.startswith(f"{path}, tensor 'w'")
         assert "the file was changed or replaced after it was opened" in found.stdout
