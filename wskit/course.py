@@ -213,7 +213,8 @@ def for_students(notebook: Any) -> Any:
     """Return a notebook (a `nbformat.NotebookNode`) without what students do not get."""
     from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
-    notebook, resources = copy.deepcopy(notebook), {}
+    notebook = copy.deepcopy(notebook)
+    resources: dict[str, Any] = {}
     cut = TagRemovePreprocessor(enabled=True, remove_cell_tags=set(NOT_FOR_STUDENTS))
     notebook, resources = cut(notebook, resources)
     notebook, _ = ClearOutputPreprocessor(enabled=True)(notebook, resources)

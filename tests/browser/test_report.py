@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from checkpoint_kit import Lazy
 
 from wskit import report
+from wskit.checkpoints import save_weights
 
 HOSTILE = ["<img src=x onerror=alert(1)>", '"><script>alert(2)</script>', "javascript:alert(3)"]
 
@@ -16,11 +16,12 @@ def path(tmp_path_factory):
     names = [*HOSTILE, f"model.{'layers.' * 20}weight", "fc.weight"]
     weights = {name: torch.randn(80, 60, generator=generator) for name in names}
     weights["nan.weight"] = torch.full((60, 60), torch.nan)
-    lazy = Lazy(weights)
-    lazy.metadata = {HOSTILE[1]: HOSTILE[0]}
+    folder = tmp_path_factory.mktemp("report")
+    file = save_weights(
+        weights, folder / "w.safetensors", metadata={HOSTILE[1] + "!": HOSTILE[0] + "!"}
+    )
     other = {name: W + torch.randn(W.shape, generator=generator) for name, W in weights.items()}
-    found = report.examine(lazy, other=other)
-    return report.write_report(found, tmp_path_factory.mktemp("report") / "report.html")
+    return report.write_report(report.examine(file, other=other), folder / "report.html")
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def serve(notebook: Path, *, title: str, port: int | None, browser: bool) -> Non
     Its kernels run in the folder where this process does, so that what is saved stays. Without a
     port, it is Voila's own, or another that is free.
     """
-    voila = {
+    voila: dict[str, Any] = {
         "ip": "127.0.0.1",
         "token": secrets.token_hex(24),
         "root_dir": str(notebook.parent),
@@ -104,7 +104,11 @@ def serve(notebook: Path, *, title: str, port: int | None, browser: bool) -> Non
         "show_tracebacks": True,  # of which the template shows the sentence at the end
     }
     # Of a page that was closed without a word; others end at once.
-    kernels = {"root_dir": str(Path.cwd()), "cull_idle_timeout": 300, "cull_interval": 60}
+    kernels: dict[str, Any] = {
+        "root_dir": str(Path.cwd()),
+        "cull_idle_timeout": 300,
+        "cull_interval": 60,
+    }
     parts = {
         "Voila": voila,
         "VoilaConfiguration": rendering,

@@ -7,6 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ MOST_NEURONS = 16_384
 MOST_SHUFFLED = 2**26
 """Entries of a layer that are shuffled at the most: each takes eight bytes, and a copy."""
 
-Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
+Source: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 MEASURES = ("norm", "other_norm", "distance", "relative", "angle")
 
 

@@ -200,15 +200,15 @@ def choose_moved(spectral: pd.DataFrame, distances: pd.DataFrame) -> dict[str, s
         relative=moved.reindex(tensors).to_numpy(), share=table["rank"] / table["M"]
     )
     table = table.sort_values("relative", ascending=False, kind="stable")
-    found = {}
+    found: dict[str, str] = {}
     for row, place in zip(
         table[:2].itertuples(), ("more than any other", "next to that"), strict=False
     ):
-        found[row.name] = f"moved by {row.relative:.1%} of its length, {place}"
+        found[str(row.name)] = f"moved by {row.relative:.1%} of its length, {place}"
     low = table[table["phase"] == "rank-collapse"].sort_values("share", kind="stable")
     for row in low[:1].itertuples():
         text = f"the change of least rank, {row.rank:.0f} of at most {row.M}"
-        found.setdefault(row.name, text)
+        found.setdefault(str(row.name), text)
     return found
 
 
