@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from wskit import features, report, spectra
+from wskit._base.weights import LazyWeights
 from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import CheckpointError, ReportError, SpectrumError
 from wskit.report import _page, _words
@@ -225,29 +226,36 @@ def test_comparison_finds_a_low_rank_change(found):
     assert f"They are {np.sqrt((table['distance'] ** 2).sum()):.3g} apart" in text
 
 
-def test_tensors_are_read_one_at_a_time(tmp_path):
-    """No two tensors of the whole are alive together."""
-    shapes = {f"l{i}.weight": (64 + i, 60) for i in range(8)}
-    alive, most = set(), 0
+class Watched(LazyWeights):
+    """Random matrices, made when they are read; `most` is how many were alive together."""
 
-    class Watched(dict):
-        def shape(self, name):
-            return shapes[name]
+    def __init__(self, names):
+        self.names, self.alive, self.most = names, set(), 0
 
-        def dtype(self, name):
-            return torch.float32
+    def shape(self, name):
+        return 64 + self.names.index(name), 60
 
-        def __getitem__(self, name):
-            nonlocal most
-            W = random(*shapes[name])
-            alive.add(name)
-            most = max(most, len(alive))
-            weakref.finalize(W.untyped_storage(), alive.discard, name)
-            return W
+    def dtype(self, name):
+        return torch.float32
 
-    found = report.examine(Watched(shapes), other=None)
-    assert len(found.spectral) == 8
-    assert most <= 2, "the one that is read, and the one that it takes the place of"
+    def __getitem__(self, name):
+        W = random(*self.shape(name))
+        self.alive.add(name)
+        self.most = max(self.most, len(self.alive))
+        weakref.finalize(W.untyped_storage(), self.alive.discard, name)
+        return W
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+
+def test_tensors_are_read_one_at_a_time():
+    weights = Watched([f"l{i}.weight" for i in range(8)])
+    assert len(report.examine(weights).spectral) == 8
+    assert weights.most <= 2, "the one that is read, and the one that it takes the place of"
 
 
 # -- where it comes from ---------------------------------------------------------------------

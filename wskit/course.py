@@ -28,6 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from wskit._base.files import explain_write_errors, write_atomically
 from wskit.errors import WskitError
 
 __all__ = ["TAGS", "claims", "copy_notebooks", "student_copies", "tutorials"]
@@ -222,16 +223,14 @@ def for_students(notebook: Any) -> Any:
 
 
 def _write_copies(destination: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Copies:
-    from wskit._exchange import atomic
-
     done = Copies(Path(destination))
 
     def write(path: Path, content: bytes, kind: list[Path]) -> None:
-        with atomic(path) as file:
+        with write_atomically(path, WskitError) as file:
             file.write(content)
         kind.append(path)
 
-    try:
+    with explain_write_errors(done.folder, WskitError):
         done.folder.mkdir(parents=True, exist_ok=True)
         record = _read_record(done.folder / RECORD)
         for name, content in contents.items():
@@ -246,13 +245,8 @@ def _write_copies(destination: str | os.PathLike[str], contents: Mapping[str, by
                 if record.get(name) != newest:
                     write(_place_beside(path), content, done.beside)
             record[name] = newest
-        with atomic(done.folder / RECORD) as file:
+        with write_atomically(done.folder / RECORD, WskitError) as file:
             file.write(json.dumps(record, indent=1, sort_keys=True).encode())
-    except OSError as error:
-        raise WskitError(
-            f"cannot write the tutorials to {done.folder}: {error.strerror}; free some space or "
-            "choose another folder"
-        ) from error
     return done
 
 

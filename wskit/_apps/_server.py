@@ -112,7 +112,7 @@ def serve(notebook: Path, *, title: str, port: int | None, browser: bool) -> Non
     parts = {
         "Voila": voila,
         "VoilaConfiguration": rendering,
-        "MappingKernelManager": kernels,
+        "MappingKernelManager": kernels | {"root_dir": str(Path.cwd())},
         "KernelManager": {"transport_encryption": "auto"},
     }
     _Server.launch_instance(

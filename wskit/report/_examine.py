@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from wskit import __version__
+from wskit._base.files import hash_file
+from wskit._base.weights import LazyWeights
 from wskit._sources import open_source
-from wskit.checkpoints import Checkpoint, hash_files
+from wskit.checkpoints import Checkpoint
 from wskit.errors import ReportError
 from wskit.features import correlation_table, spectral_table
 from wskit.fits import Laws, fit_laws
@@ -223,22 +225,32 @@ def examine(
     )
 
 
-class Part(Mapping[str, Tensor]):
+class Part(LazyWeights):
     """Some tensors of a checkpoint; of a mapped file, each is a copy.
 
     What is mapped stays in memory for as long as the system likes: two files of 1 GB would count
     as 2 GB.
     """
 
+    block_reads = True
+
     def __init__(self, weights: Checkpoint, names: Collection[str]) -> None:
         self._weights, self._names = weights, dict.fromkeys(names)
-        self.shape, self.dtype, self.rows = weights.shape, weights.dtype, weights.rows
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._weights.dtype(name)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self._weights.rows(name, start, stop)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        shape = self._weights.shape(name)
-        return self._weights.rows(name, 0, shape[0]) if shape else self._weights[name]
+        shape = self.shape(name)
+        return self.rows(name, 0, shape[0]) if shape else self._weights[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -263,8 +275,7 @@ def _open(source: Source) -> Checkpoint:
 
 def _trace(weights: Checkpoint) -> Origin:
     files = weights.files
-    hashes = hash_files(files[0]) if files else {}
-    rows = [(file.name, file.stat().st_size, hashes[file.name]) for file in files]
+    rows = [(file.name, file.stat().st_size, hash_file(file)) for file in files]
     dtypes = Counter(str(weights.dtype(name)).removeprefix("torch.") for name in weights)
     facts = {
         "Source": weights.source,

@@ -4,8 +4,7 @@ import base64
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wskit import plots
-from wskit._exchange import atomic, writing
+from wskit._base.files import explain_write_errors, write_atomically
 from wskit._texts import DASH, printable, shorten, size_text
-from wskit.errors import CheckpointError, ReportError
+from wskit.errors import ReportError
 from wskit.report._examine import Report, Specimen
 
 # Nothing is loaded and no script runs, whatever a tensor's name says.
@@ -101,7 +100,7 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     """
     target = check_target(path)
     content = make_page(report).encode("utf-8")
-    with _reporting(), atomic(target) as file:
+    with write_atomically(target, ReportError) as file:
         file.write(content)
     return target
 
@@ -111,7 +110,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path).expanduser()
     if target.suffix.lower() not in (".html", ".htm"):
         raise ReportError(f"{target}: expected a name that ends in .html; a report is a web page")
-    with _reporting(), writing(target):
+    with explain_write_errors(target, ReportError):
         has_parent, is_taken = target.parent.is_dir(), target.exists() and not _is_report(target)
     if not has_parent:
         raise ReportError(f"{target}: expected the folder {target.parent} to exist; make it first")
@@ -121,14 +120,6 @@ def check_target(path: str | os.PathLike[str]) -> Path:
             "another name"
         )
     return target
-
-
-@contextmanager
-def _reporting() -> Iterator[None]:
-    try:
-        yield
-    except CheckpointError as error:
-        raise ReportError(str(error)) from error
 
 
 def _is_report(path: Path) -> bool:
