@@ -32,7 +32,7 @@ from wskit.features import spectral_table
 from wskit.fits import fit_power_law
 from wskit.landscape import loss_plane, module_metrics, plane_through, zoo_metrics
 from wskit.spectra import spectra
-from wskit.zoo import MLP, Compute, SmallCNN, train_zoo
+from wskit.zoo import MLP, SmallCNN, train_zoo
 
 # A block of each: BERT's small sibling, GPT-2, and a Llama of seven billion parameters.
 TRANSFORMERS = {
@@ -137,8 +137,9 @@ def zoo(page: Page, options: argparse.Namespace) -> None:
         each = [s / 32 for s in times["CPU"]]
         page.row(name, "CPU, one thread", 32, spread(each), f"{best / np.median(each):.3g}", "", "")
         for size in (32, 512, 4096):
-            rows, compute = table(size, len(data.train_x)), Compute(block_size=size, device="cuda")
-            times, _ = in_turn({"GPU": partial(train_zoo, model, data, rows, compute=compute)}, 1)
+            rows = table(size, len(data.train_x))
+            train = partial(train_zoo, model, data, rows, block_size=size, device="cuda")
+            times, _ = in_turn({"GPU": train}, 1)
             each = [s / size for s in times["GPU"]]
             ratio = best / np.median(each)
             goal = (">= 100x", page.verdict(ratio >= 100)) if size == 4096 else ("", "")

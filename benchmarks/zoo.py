@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from wskit.data import load_dataset
-from wskit.zoo import MLP, Compute, SmallCNN, train_zoo
+from wskit.zoo import MLP, SmallCNN, train_zoo
 
 UPDATES, BATCH = 300, 64
 MODELS = {"SmallCNN": SmallCNN(), "MLP": MLP()}
@@ -34,7 +34,7 @@ MEMORY = """
 import resource, sys
 from types import SimpleNamespace
 import pandas as pd, torch
-from wskit.zoo import Compute, SmallCNN, train_zoo
+from wskit.zoo import SmallCNN, train_zoo
 
 torch.set_num_threads(1)
 x, y = torch.rand(64, 1, 8, 8), torch.arange(64) % 10
@@ -76,18 +76,21 @@ def peer(make: Callable[[], nn.Module], data: object, fused: bool) -> list[float
 def forms(page: Page, options: argparse.Namespace) -> None:
     """Compare forms and sizes of blocks."""
     data = load_dataset("digits")
-    page.text(f"Models a CPU-minute, by how many are trained together; the default is 32. {HOW}")
-    page.table("model", "form", "block", "models a CPU-minute")
+    page.text(
+        "Models per CPU-minute, by how many are trained together; the default is 32. Stacked: the "
+        f"network's own forward pass; vmap: its plain module under `torch.func.vmap`. {HOW}"
+    )
+    page.table("model", "form", "block", "models per CPU-minute")
     for name, model in MODELS.items():
-        cases = [("loop", 1, 4)]
-        cases += [
-            (form, size, 128) for form in ("vmap", "batched") for size in (8, 16, 32, 64, 128)
-        ]
-        for form, size, n in cases:
-            compute = Compute(form, size)
+        for size, n in ((1, 4), (8, 128), (16, 128), (32, 128), (64, 128), (128, 128)):
             rows = table(n, len(data.train_x))
-            times, _ = in_turn({"ours": partial(train_zoo, model, data, rows, compute=compute)}, 2)
-            page.row(name, form, size, rates(times["ours"], n))
+            calls = {
+                form: partial(train_zoo, made, data, rows, block_size=size)
+                for form, made in (("vmap", model.module), ("stacked", model))
+            }
+            times, _ = in_turn(calls, 2)
+            for form, seconds in times.items():
+                page.row(name, form, size, rates(seconds, n))
 
 
 def ratio(page: Page, options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from pandas.testing import assert_frame_equal
 from wskit.data import load_dataset
 from wskit.errors import FeatureError
 from wskit.features import model_table
-from wskit.zoo import MLP, Compute, sample_hyperparameters, train_zoo
+from wskit.zoo import MLP, sample_hyperparameters, train_zoo
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -98,16 +97,16 @@ def test_a_zoo_is_trained_a_block_a_task(client, tmp_path, backend):
     parts = ("train_x", "train_y", "test_x", "test_y")
     data = SimpleNamespace(**{part: getattr(digits, part)[:60] for part in parts})
     table = sample_hyperparameters(6, rng=0).assign(epochs=2)
-    alone = train_zoo(MLP(), data, table, compute=Compute(block_size=2))
+    alone = train_zoo(MLP(), data, table, block_size=2)
     with joblib.parallel_config(backend, n_jobs=2):
-        apart = train_zoo(MLP(), data, table, compute=Compute(block_size=2), folder=tmp_path)
+        apart = train_zoo(MLP(), data, table, block_size=2, folder=tmp_path)
     pd.testing.assert_frame_equal(apart.records, alone.records)
     for name, stack in alone.weights.items():
         torch.testing.assert_close(apart.weights[name], stack)
     written = sorted(tmp_path.iterdir())
     assert len(written) > 1
-    shutil.rmtree(written[0])
-    again = train_zoo(MLP(), data, table, compute=Compute(block_size=2), folder=tmp_path)
+    written[0].unlink()
+    again = train_zoo(MLP(), data, table, block_size=2, folder=tmp_path)
     pd.testing.assert_frame_equal(again.records, alone.records)
 
 

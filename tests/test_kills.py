@@ -82,7 +82,7 @@ class FolderOfWeights:
 
 
 class SavedZoo:
-    target = "zoo"
+    target = "zoo.safetensors"
     write = staticmethod(lambda path, value: zoo.save_zoo(a_zoo(value), path, overwrite=True))
     read = staticmethod(zoo_value)
 
@@ -165,10 +165,9 @@ def test_a_killed_training_goes_on_with_whole_blocks(tmp_path, times):
     x, y = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.arange(5) % 3
     data = SimpleNamespace(train_x=x, train_y=y, test_x=x, test_y=y)
     mlp = zoo.MLP((4, 6, 3))
-    compute = zoo.Compute(block_size=2)
 
     def train(folder: Path) -> zoo.Zoo:
-        return zoo.train_zoo(mlp, data, rows, compute=compute, folder=folder)
+        return zoo.train_zoo(mlp, data, rows, block_size=2, folder=folder)
 
     expected = train(tmp_path / "whole")
     took = usual_time(lambda: train(tmp_path / "once"))

@@ -291,8 +291,8 @@ def test_a_zoo_of_ones_own(tmp_path: Path) -> None:
     records = pd.DataFrame({"run": range(6), "epoch": 1.0, "status": "trained"})
     records["test_accuracy"] = [0.1, 0.3, 0.4, 0.5, 0.7, 0.9]
     weights = {"fc.weight": torch.randn(6, 4, 3, generator=draw)}
-    save_zoo(Zoo(weights, records), tmp_path / "zoo")
-    panel = panel_of(make_page("zoo", str(tmp_path / "zoo")))
+    save_zoo(Zoo(weights, records), tmp_path / "zoo.safetensors")
+    panel = panel_of(make_page("zoo", str(tmp_path / "zoo.safetensors")))
     assert isinstance(panel, ZooExplorer)
     assert len(panel.zoo) == 6
     panel.close()

@@ -1,23 +1,26 @@
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit, logit
 from scipy.stats import kendalltau
+from sklearn.base import clone
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
-from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from wskit.errors import PredictorError
 from wskit.predictors import (
-    LogitLinearRegressor,
     boosted_trees,
     calibration,
     evaluate,
     importance_by_layer,
     learning_curve,
-    run_groups,
-    run_splits,
+    logit_linear,
+    neural_network,
     scores,
     transfer,
 )
@@ -44,59 +47,21 @@ def table(n=300, seed=0, noise=0.3, names=("a.w.mean", "a.b.mean", "b.w.mean", "
     return X, expit(z.to_numpy()), np.arange(n)
 
 
-# --- splits
+# --- evaluation without leaks
 
 
 def test_no_run_is_on_both_sides():
-    _, _, records = runs()
-    splits = run_splits(records.sample(frac=1, random_state=0), 7, 0.2, rng=0)
+    X, y, records = runs()
     shuffled = records["run"].sample(frac=1, random_state=0).to_numpy()
-    assert len(splits) == 7
-    for train, test in splits:
-        assert not set(shuffled[train]) & set(shuffled[test])
-        assert sorted([*train, *test]) == list(range(len(records)))
-        assert len(test) == 12 * 4
-    again, other = run_splits(records, rng=1), run_splits(records, rng=2)
-    assert all(
-        np.array_equal(a, b) for a, b in zip(again[0], run_splits(records, rng=1)[0], strict=True)
+    found, other = (
+        evaluate(Ridge(), X, y, shuffled, n_splits=7, test_size=0.2, rng=i) for i in (0, 1)
     )
-    assert not np.array_equal(again[0][1], other[0][1])
-
-
-def test_groups_by_a_draw_of_hyperparameters():
-    records = pd.DataFrame(
-        {
-            "run": [0, 0, 1, 2, 3, 3],
-            "learning_rate": [0.1, 0.1, 0.1, 0.2, np.nan, np.nan],
-            "optimizer": ["sgd", "sgd", "sgd", "sgd", "adam", "adam"],
-            "epoch": [1, 2, 1, 1, 1, 2],
-        }
-    )
-    assert run_groups(records).tolist() == [0, 0, 1, 2, 3, 3]
-    assert run_groups(records, by=["learning_rate", "optimizer"]).tolist() == [0, 0, 0, 1, 2, 2]
-    assert run_groups(records, by="optimizer").tolist() == [0, 0, 0, 0, 1, 1]
-    with pytest.raises(PredictorError, match="run 0 has different values of optimizer, epoch in"):
-        run_groups(records, by=["optimizer", "epoch"])
-    with pytest.raises(
-        PredictorError, match="no column 'seed'; its columns are run, learning_rate"
-    ):
-        run_groups(records, by=["run", "seed"])
-    with pytest.raises(PredictorError, match="is grouped by no column"):
-        run_groups(records, by=[])
-    with pytest.raises(PredictorError, match="row 2 has no run"):
-        run_groups(records.assign(run=[0, 0, np.nan, 1, 1, 1]))
-
-
-@pytest.mark.parametrize("test_size", [0.0, 1.0, -0.1, 3.0])
-def test_the_test_is_a_share(test_size):
-    with pytest.raises(PredictorError, match=rf"share of the groups in \(0, 1\), got {test_size}"):
-        run_splits(runs()[2], test_size=test_size, rng=0)
-
-
-def test_too_few_runs_cannot_be_split():
-    records = pd.DataFrame({"run": [4, 4, 4]})
-    with pytest.raises(PredictorError, match=r"1 groups cannot be split with a share of 0.25"):
-        run_splits(records, rng=0)
+    assert (found.scores[["n_train", "n_test"]] == [48 * 4, 12 * 4]).all(axis=None)
+    for _, part in found.predictions.groupby("split"):
+        assert set(part["row"]) == set(np.flatnonzero(np.isin(shuffled, part["group"])))
+    again = evaluate(Ridge(), X, y, shuffled, n_splits=7, test_size=0.2, rng=0)
+    pd.testing.assert_frame_equal(again.predictions, found.predictions)
+    assert not other.predictions["row"].equals(found.predictions["row"])
 
 
 def test_random_splits_leak_and_grouped_ones_do_not():
@@ -104,19 +69,11 @@ def test_random_splits_leak_and_grouped_ones_do_not():
     X, y, records = runs()
     neighbours = KNeighborsRegressor(1)
     leaking = evaluate(neighbours, X, y, np.arange(len(y)), rng=0).scores
-    honest = evaluate(neighbours, X, y, run_groups(records), rng=0).scores
+    honest = evaluate(neighbours, X, y, records["run"], rng=0).scores
     assert (leaking["r2"] > 0.8).all()
     assert (honest["r2"] < 0.2).all()
     assert leaking["tau"].min() > honest["tau"].max() + 0.4
     assert honest["tau"].mean() == pytest.approx(0, abs=0.2)
-
-
-def test_splits_serve_scikit_learn():
-    X, y, records = runs()
-    splits = run_splits(records, rng=0)
-    found = cross_val_score(KNeighborsRegressor(1), X, y, cv=splits)
-    expected = evaluate(KNeighborsRegressor(1), X, y, records["run"], rng=0).scores["r2"]
-    np.testing.assert_allclose(found, expected)
 
 
 # --- scores
@@ -182,7 +139,7 @@ def test_ranking_among_the_good_is_another_matter():
     good = scores(y, predicted, above=0.8, rng=0, n_resamples=20).value["tau"]
     assert everyone > 0.45
     assert abs(good) < 0.2
-    with pytest.raises(PredictorError, match=r"0 of 200 have y > 0.99; lower `above`"):
+    with pytest.raises(PredictorError, match=r"got 0 of 200 with y > 0.99; lower `above`"):
         scores(y, predicted, above=0.99, rng=0)
 
 
@@ -197,22 +154,19 @@ def test_constant_values_have_no_r2_and_no_tau():
 
 
 @pytest.mark.parametrize(
-    ("y", "predicted", "message"),
+    ("y", "predicted", "groups", "message"),
     [
-        ([0.1, 0.2], [0.1], r"one a model, got the shapes \(2,\) and \(1,\)"),
-        ([0.1, np.nan], [0.1, 0.2], r"y is nan in row 1 \(1 such rows\); leave out"),
-        ([0.1, 0.2], [np.inf, np.inf], r"predicted is inf in row 0 \(2 such rows\)"),
-        ([0.1], [0.2], "two models at least are scored, and 1 of 1 are given"),
+        ([0.1, 0.2], [0.1], None, r"one value per model is needed"),
+        ([0.1, np.nan], [0.1, 0.2], None, r"y is nan in row 1 \(1 such rows\); leave out"),
+        ([0.1, 0.2], [np.inf, np.inf], None, r"predicted is inf in row 0 \(2 such rows\)"),
+        ([0.1, 0.2], [0.1, 0.2], [0, 1, 2], "one value per model is needed"),
+        ([0.1, 0.2], [0.1, 0.2], [0, None], "row 1 has no group"),
+        ([0.1], [0.2], None, "at least two models are needed, got 1 of 1"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(y, predicted, message):
+def test_what_cannot_be_scored_is_refused(y, predicted, groups, message):
     with pytest.raises(PredictorError, match=message):
-        scores(y, predicted, rng=0)
-
-
-def test_groups_are_as_many_as_models():
-    with pytest.raises(PredictorError, match="3 groups for 2 models"):
-        scores([0.1, 0.2], [0.1, 0.2], groups=[0, 1, 2], rng=0)
+        scores(y, predicted, groups=groups, rng=0)
 
 
 def test_calibration_shows_a_planted_bias():
@@ -231,7 +185,7 @@ def test_calibration_shows_a_planted_bias():
         error = y[inside].std(ddof=1) / np.sqrt(row["n"])
         assert row["standard_error"] == pytest.approx(error)
     assert found["bias"].idxmax() in (4, 5)
-    with pytest.raises(PredictorError, match="3 models cannot be put into 4 bins"):
+    with pytest.raises(PredictorError, match="3 models are too few for 4 bins"):
         calibration(y[:3], predicted[:3], n_bins=4)
 
 
@@ -241,25 +195,18 @@ def test_calibration_shows_a_planted_bias():
 def test_evaluation_holds_what_was_predicted():
     X, y, records = runs(n_runs=20)
     y = y + X[:, 0]
-    found = evaluate(LinearRegression(), X, y, records["run"], n_splits=3, rng=0)
+    estimator = LinearRegression()
+    found = evaluate(estimator, X, y, records["run"], n_splits=3, rng=0)
+    assert not hasattr(estimator, "coef_")
     assert list(found.scores) == ["split", "n_train", "n_test", "r2", "tau", "mae"]
-    for (train, test), (i, part) in zip(
-        run_splits(records, 3, rng=0), found.predictions.groupby("split"), strict=True
-    ):
+    for i, part in found.predictions.groupby("split"):
+        test = part["row"].to_numpy()
+        train = np.setdiff1d(np.arange(len(y)), test)
         model = LinearRegression().fit(X[train], y[train])
-        assert part["row"].tolist() == test.tolist()
         assert part["group"].tolist() == records["run"][test].tolist()
         np.testing.assert_array_equal(part["y"], y[test])
         np.testing.assert_allclose(part["predicted"], model.predict(X[test]))
         assert found.scores.loc[i, "r2"] == pytest.approx(model.score(X[test], y[test]))
-        assert found.scores.loc[i, ["n_train", "n_test"]].tolist() == [60, 20]
-
-
-def test_the_estimator_is_not_touched():
-    X, y, groups = table(60)
-    estimator = LinearRegression()
-    evaluate(estimator, X, y, groups, rng=0)
-    assert not hasattr(estimator, "coef_")
 
 
 def test_scores_above_a_threshold():
@@ -285,11 +232,10 @@ def test_permuted_accuracies_are_not_predicted():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": np.zeros(5)}, r"got the shapes \(60, 4\), \(5,\) and \(60,\)"),
-        ({"groups": np.zeros(5)}, r"got the shapes \(60, 4\), \(60,\) and \(5,\)"),
+        ({"y": np.zeros(5)}, r"one value per model is needed .*'y': \(5,\)"),
+        ({"groups": np.zeros(5)}, "one value per model is needed"),
         ({"y": np.full(60, np.nan)}, r"y is nan in row 0 \(60 such rows\)"),
         ({"groups": [None] * 30 + [1] * 30}, "row 0 has no group; label all rows"),
-        ({"groups": np.zeros(60)}, "1 groups cannot be split"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(change, message, as_frame):
@@ -312,14 +258,14 @@ def test_importance_finds_the_layer_that_counts():
     assert (found.loc["a", ["r2_drop_std", "tau_drop_std"]] > 0).all()
 
 
-def test_columns_that_tell_the_same_are_shuffled_together():
+def test_columns_that_say_the_same_are_shuffled_together():
     """Alone, neither copy is missed by trees; together they are all that there was."""
-    X, y, groups = table(noise=0.1, names=("a.w.mean", "a.b.mean", "b.w.mean", "c.w.mean"))
+    X, y, groups = table(noise=0.1)
     X["a.w.mean"] = X["a.b.mean"] = logit(y)
     trees = boosted_trees(random_state=0)
     together = importance_by_layer(trees, X, y, groups, n_splits=1, rng=0).set_index("layer")
-    apart = {"first": ["a.w.mean"], "second": ["a.b.mean"]}
-    alone = importance_by_layer(trees, X, y, groups, layers=apart, n_splits=1, rng=0)
+    apart = X.rename(columns={"a.b.mean": "d.b.mean"})
+    alone = importance_by_layer(trees, apart, y, groups, n_splits=1, rng=0)
     assert together.tau_drop["a"] > 0.85
     assert alone["tau_drop"].max() < 0.7 * together.tau_drop["a"]
 
@@ -330,10 +276,6 @@ def test_layers_of_the_names():
     found = importance_by_layer(LinearRegression(), X, X["x"], np.arange(40), n_splits=1, rng=0)
     assert found["layer"].tolist() == ["conv1", "layers.0", "confidence", "x"]
     assert found["n_columns"].tolist() == [2, 1, 1, 1]
-    with pytest.raises(PredictorError, match=r"layer 'fc': the table has no column 'fc.w'"):
-        importance_by_layer(
-            LinearRegression(), X, X["x"], np.arange(40), layers={"fc": ["fc.w"]}, rng=0
-        )
 
 
 def test_more_models_are_better_and_are_nested():
@@ -380,7 +322,7 @@ def test_learning_curves_take_whole_runs_first():
 @pytest.mark.parametrize("size", [0, 226])
 def test_sizes_that_are_not_there_are_refused(size):
     X, y, groups = table()
-    with pytest.raises(PredictorError, match=f"a size of {size} models .* leaves 225 to fit to"):
+    with pytest.raises(PredictorError, match="sizes must be from 1 to 225"):
         learning_curve(Ridge(), X, y, groups, [10, size], rng=0)
 
 
@@ -388,13 +330,13 @@ def test_ranking_carries_over_and_calibration_does_not():
     X, y, groups = table(noise=0.1)
     X_hard, y_hard, _ = table(noise=0.1, seed=1)
     tables = {"easy": (X, y, groups), "hard": (X_hard, y_hard**4, 1000 + groups)}
-    found = transfer(LogitLinearRegressor(), tables, n_splits=3, rng=0)
+    found = transfer(logit_linear(), tables, n_splits=3, rng=0)
     assert list(found.index) == ["easy", "hard"]
     assert found["tau"].to_numpy().min() > 0.8
     r2 = found["r2"]
     assert r2.loc["easy", "easy"] > 0.9
     assert r2.loc["easy", "hard"] < 0.5
-    within = evaluate(LogitLinearRegressor(), X, y, groups, n_splits=3, rng=0).scores
+    within = evaluate(logit_linear(), X, y, groups, n_splits=3, rng=0).scores
     assert found.loc["easy", ("tau", "easy")] == pytest.approx(within["tau"].mean())
 
 
@@ -408,17 +350,81 @@ def test_transfer_scores_no_group_that_was_fitted_to():
     renamed = transfer(neighbours, {"a": (X, y, run), "b": (X, y, run + 1000)}, rng=0)
     assert renamed["r2"].loc["a", "b"] > 0.5  # three quarters of b were fitted to as a
     few = slice(0, 3)
-    with pytest.raises(PredictorError, match=r"of 'b', \d models have a group that was not fitted"):
+    with pytest.raises(PredictorError, match=r"'b' has \d models of groups that were not fitted"):
         transfer(neighbours, {"a": (X, y, run), "b": (X[few], y[few], run[few])}, rng=0)
 
 
-def test_transfer_needs_the_same_columns():
+@pytest.mark.parametrize("change", ["renamed", "reordered"])
+def test_transfer_needs_the_same_columns(change):
     X, y, groups = table(60)
-    other = X.rename(columns={"c.w.mean": "d.w.mean"})
-    with pytest.raises(PredictorError, match=r"same order: column '.*' is in one of them only"):
+    other = (
+        X.rename(columns={"c.w.mean": "d.w.mean"}) if change == "renamed" else X[X.columns[::-1]]
+    )
+    with pytest.raises(ValueError, match="feature names"):
         transfer(Ridge(), {"a": (X, y, groups), "b": (other, y, groups)}, rng=0)
-    reordered = X[X.columns[::-1]]
-    with pytest.raises(PredictorError, match=r"'a' and 'b' need .*: their order differs"):
-        transfer(Ridge(), {"a": (X, y, groups), "b": (reordered, y, groups)}, rng=0)
-    with pytest.raises(PredictorError, match=r"'b': y is nan in row 0"):
+    with pytest.raises(PredictorError, match=r"^b y is nan in row 0"):
         transfer(Ridge(), {"a": (X, y, groups), "b": (X, y * np.nan, groups)}, rng=0)
+
+
+# --- estimators
+
+
+def test_logit_linear_is_ridge_on_the_logits():
+    X, y, _ = table()
+    y[:3] = [0.0, 1.0, 0.001]
+    model = logit_linear(alpha=3.0, clip=0.02).fit(X, y)
+    ridge = Ridge(alpha=3.0).fit(X, logit(np.clip(y, 0.02, 0.98)))
+    np.testing.assert_allclose(model.regressor_.coef_, ridge.coef_)
+    np.testing.assert_allclose(model.predict(X), expit(ridge.predict(X)))
+    far = pd.DataFrame([[99.0] * 4], columns=X.columns)
+    assert 0 < model.predict(-far)[0] < 1e-6 < 1 - 1e-6 < model.predict(far)[0] <= 1
+
+
+@pytest.mark.parametrize("make", [logit_linear, neural_network])
+@pytest.mark.filterwarnings("ignore:.*hasn't converged")
+def test_percentages_are_warned_of(make):
+    X, y, _ = table(60)
+    with pytest.warns(UserWarning, match=r"60 of 60 values of y are outside \[0, 1\], where"):
+        make().fit(X, 100 + y)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_clips_that_leave_nothing_are_refused(clip):
+    with pytest.raises(PredictorError, match=rf"clip must be in \(0, 0.5\), got {clip}"):
+        logit_linear(clip=clip)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        make_pipeline(StandardScaler(), logit_linear()),
+        boosted_trees(random_state=0),
+        neural_network(random_state=0),
+    ],
+    ids=["linear", "trees", "network"],
+)
+def test_every_estimator_learns_and_repeats_itself(estimator):
+    X, y, groups = table(noise=0.1)
+    first, again = (evaluate(estimator, X, y, groups, n_splits=1, rng=0) for _ in range(2))
+    assert first.scores["r2"][0] > 0.75
+    assert first.scores["tau"][0] > 0.7
+    pd.testing.assert_frame_equal(first.predictions, again.predictions)
+    copied = pickle.loads(pickle.dumps(clone(estimator).fit(X, y)))
+    np.testing.assert_array_equal(copied.predict(X), estimator.fit(X, y).predict(X))
+
+
+def test_the_network_can_be_extended_and_stays_within_bounds():
+    X, y, groups = table()
+    estimator = neural_network(random_state=0)
+    estimator.set_params(transformedtargetregressor__regressor__hidden_layer_sizes=(8,))
+    estimator.steps.insert(0, ("scaler", StandardScaler()))
+    predicted = evaluate(estimator, 10 * X, y.round(), groups, n_splits=1, rng=0).predictions
+    assert predicted["predicted"].between(0, 1, inclusive="neither").all()
+
+
+def test_trees_accept_models_that_diverged_and_never_stop_early():
+    X, y, groups = table()
+    X.iloc[:20] = np.nan
+    found = evaluate(boosted_trees(random_state=0), X, y, groups, n_splits=1, rng=0)
+    assert found.predictions["predicted"].notna().all()
+    assert boosted_trees().early_stopping is False

@@ -76,9 +76,10 @@ def opened(models: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def loaded_zoo(folder: Path) -> Any:
-    if not (folder / "zoo").exists():
-        save_zoo(ZOO, folder / "zoo")
-    return load_zoo(folder / "zoo")
+    path = folder / "zoo.safetensors"
+    if not path.exists():
+        save_zoo(ZOO, path)
+    return load_zoo(path)
 
 
 def load_path(panel: Any, folder: Path) -> None:

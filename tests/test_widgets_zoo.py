@@ -355,7 +355,7 @@ DIGITS = SimpleNamespace(
 @pytest.fixture
 def trained():
     table = pd.DataFrame({"learning_rate": [0.01, 0.1, 0.03], "epochs": 1.0})
-    return train_zoo(NETWORK, DIGITS, table, keep_epochs=[0], seeds=[5, 6, 7])
+    return train_zoo(NETWORK, DIGITS, table.assign(seed=[5, 6, 7]), keep_epochs=[0])
 
 
 def test_more_models_are_trained_and_joined_to_the_zoo(trained, monkeypatch):

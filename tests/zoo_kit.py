@@ -44,21 +44,26 @@ def a_zoo(models: int = 5) -> Zoo:
     return Zoo(weights, records)
 
 
+def same(one: Zoo, other: Zoo) -> bool:
+    pd.testing.assert_frame_equal(one.records, other.records)
+    return list(one.weights) == list(other.weights) and all(
+        torch.equal(one.weights[name], other.weights[name])
+        and one.weights[name].dtype == other.weights[name].dtype
+        for name in one.weights
+    )
+
+
 def small_cnn_metrics(runs: int) -> pd.DataFrame:
-    """Nine rows a run, in the order of the published tables."""
+    """Nine rows per run, in the order of the published tables."""
     rng = np.random.default_rng(1)
     rows = runs * len(EPOCHS)
     return pd.DataFrame(
         {
             "config.activation": "relu",
-            "config.b_init": "zeros",
-            "config.dataset": "mnist",
             "config.dropout": 0.1,
             "config.l2reg": 1e-4,
             "config.learning_rate": rng.uniform(1e-3, 1e-2, rows),
-            "config.optimizer": "adam",
             "config.random_seed": 42,
-            "config.train_fraction": 0.5,
             "config.w_init": "he_normal",
             "modeldir": [f"/zoo/{run:03d}" for run in range(runs) for _ in EPOCHS],
             "step": list(EPOCHS) * runs,
@@ -79,6 +84,17 @@ def small_cnn_zoo(folder: Path, runs: int = 4) -> tuple[Path, np.ndarray]:
     metrics.to_csv(folder / "metrics.csv.gz", index=False)
     (folder / "layout.csv").write_text(LAYOUT)
     return folder, matrix
+
+
+def sparse_zoo(folder: Path, models: int) -> Path:
+    """The triple with a weights.npy that is made of holes."""
+    folder.mkdir()
+    shape = (models, 4970)
+    np.lib.format.open_memmap(folder / "weights.npy", mode="w+", dtype=np.float32, shape=shape)
+    table = pd.DataFrame({"modeldir": "m", "step": np.arange(models), "test_loss": 1.0})
+    table.to_csv(folder / "metrics.csv.gz", index=False)
+    (folder / "layout.csv").write_text(LAYOUT)
+    return folder
 
 
 def state_dict(seed: int) -> dict[str, torch.Tensor]:
@@ -130,29 +146,3 @@ def checkpoint_files(folder: Path, models: int = 3, suffix: str = ".pt") -> list
             torch.save(state_dict(i), path)
         names.append(f"models/m{i}{suffix}")
     return names
-
-
-def keras_file(path: Path, seed: int, *, whole: bool = False) -> dict[str, np.ndarray]:
-    """What Keras's ``save_weights`` (or, `whole`, ``save``) writes of a small CNN."""
-    import h5py
-
-    rng = np.random.default_rng(seed)
-    layers = {
-        f"conv2d_{seed}": {"kernel:0": (3, 2, 1, 4), "bias:0": (4,)},
-        "batch_normalization": dict.fromkeys(
-            ("gamma:0", "beta:0", "moving_mean:0", "moving_variance:0"), (4,)
-        ),
-        "dropout": {},
-        "dense": {"kernel:0": (4, 3), "bias:0": (3,)},
-    }
-    arrays = {}
-    with h5py.File(path, "w") as file:
-        root = file.create_group("model_weights") if whole else file
-        root.attrs["layer_names"] = [name.encode() for name in layers]
-        for layer, parts in layers.items():
-            group = root.create_group(layer)
-            group.attrs["weight_names"] = [f"{layer}/{part}".encode() for part in parts]
-            for part, shape in parts.items():
-                arrays[f"{layer.split('_')[0]}/{part}"] = rng.standard_normal(shape, np.float32)
-                group[f"{layer}/{part}"] = arrays[f"{layer.split('_')[0]}/{part}"]
-    return arrays

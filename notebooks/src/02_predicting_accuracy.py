@@ -139,7 +139,7 @@ def logit_linear(X, a, clip=1e-3):
 
 
 X = statistics.to_numpy()
-helper = predictors.LogitLinearRegressor(alpha=1.0, clip=1e-3).fit(X, y).predict(X)
+helper = predictors.logit_linear(alpha=1.0, clip=1e-3).fit(X, y).predict(X)
 print("equal to the helper:", np.allclose(logit_linear(X, y)(X), helper))
 
 # %% [markdown]
@@ -160,7 +160,7 @@ def score(name, X, estimator=None, y=y, groups=runs, above=None):
 
 # %%
 ranks = preprocessing.QuantileTransformer(n_quantiles=100)
-estimators = {"logit-linear": pipeline.make_pipeline(ranks, predictors.LogitLinearRegressor())}
+estimators = {"logit-linear": pipeline.make_pipeline(ranks, predictors.logit_linear())}
 trees = predictors.boosted_trees(random_state=0).set_params(max_iter=200, learning_rate=0.1)
 estimators["boosted trees"] = trees
 estimators["neural network"] = predictors.neural_network(random_state=0)
@@ -329,7 +329,7 @@ clean = {"train_x": digits.train_x, "test_x": digits.test_x}
 drawn = {key: torch.randn(x.shape, generator=noise, dtype=x.dtype) for key, x in clean.items()}
 noisy = replace(digits, **{key: x + 0.4 * drawn[key] for key, x in clean.items()})
 half = table[: N_MODELS // 2]
-others = zoo.train_zoo(cnn, noisy, half, seeds=1000 + half.index, folder=folder)
+others = zoo.train_zoo(cnn, noisy, half.assign(seed=1000 + half.index), folder=folder)
 
 # %%
 others = others.select(others.records.status == "trained")

@@ -119,8 +119,8 @@ def fine_tune(base, shift=0.1, versions=4, images=None, n_updates=100):
         part = dataset(task, 90 * shift * version)
         part = replace(part, train_x=part.train_x[:images], train_y=part.train_y[:images])
         settings["epochs"] = n_updates * 32 / len(part.train_x)
-        seeds = 1000 * i + np.arange(N_SEEDS)
-        found = zoo.train_zoo(start, part, pd.DataFrame(settings, seeds), seeds=seeds)
+        settings["seed"] = 1000 * i + np.arange(N_SEEDS)
+        found = zoo.train_zoo(start, part, pd.DataFrame(settings))
         zoos.append(zoo.Zoo(found.weights, found.records.assign(task=task, version=version)))
     return zoo.concatenate(zoos)
 

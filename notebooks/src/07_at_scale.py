@@ -48,7 +48,7 @@ N_SEEDS = 24  # the size knob: networks for each of nine settings
 #
 # A zoo as in tutorial 02, of small dense networks: three learning rates, three durations, and many seeds of
 # each. They are trained together in a few seconds, and then each becomes a file, as if we had been given
-# nothing else. (`compute=zoo.Compute(n_jobs=2)` would train blocks of them in processes: it is the same joblib.)
+# nothing else. (Inside `with joblib.parallel_config(n_jobs=2):`, blocks of them are trained in processes.)
 
 # %%
 digits = data.load_dataset("digits", validation_fraction=0.1, test_fraction=0.4, seed=0)

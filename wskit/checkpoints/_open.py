@@ -24,7 +24,7 @@ from wskit.errors import CheckpointError
 _READERS: Mapping[str, Callable[[Source], Contents]] = {
     ".safetensors": read_safetensors,
     ".npz": read_npz,
-    **dict.fromkeys(TORCH_SUFFIXES, read_torch),
+    **dict.fromkeys((*TORCH_SUFFIXES, ""), read_torch),  # no suffix: as in zoos of Ray Tune
 }
 
 

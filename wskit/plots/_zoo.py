@@ -248,7 +248,7 @@ def plot_predictions(
     Parameters
     ----------
     predictions : DataFrame
-        With the columns y and predicted: those of `wskit.predictors.Evaluation`, say.
+        With the columns y and predicted: those of `wskit.predictors.evaluate`, say.
     calibration : DataFrame, optional
         Of `wskit.predictors.calibration`, drawn over the points: the mean of the true accuracies
         in each bin with its 90 % interval, 1.645 standard errors to either side.

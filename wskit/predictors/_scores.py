@@ -6,7 +6,6 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy.stats import kendalltau
 
-from wskit._checks import numbers
 from wskit.errors import PredictorError
 
 METRICS = ["r2", "tau", "mae"]
@@ -22,18 +21,18 @@ def scores(
     level: float = 0.9,
     rng: np.random.Generator | int,
 ) -> pd.DataFrame:
-    r"""R2, Kendall's tau-b and mean absolute error, with bootstrap intervals.
+    r"""Compute R2, Kendall's tau-b and the mean absolute error, with bootstrap intervals.
 
-    R2 is :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`, which knows of calibration; tau
-    is about ranking only. Half of tau may come from telling failed models from trained ones: see
-    `above`.
+    R2 is :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2` and depends on calibration; tau
+    depends on the ranking only. Half of tau may come from telling failed models from trained
+    ones: see `above`.
 
     Parameters
     ----------
     y, predicted : array of shape (models,)
         Accuracies, and what was predicted for them out of sample.
     groups : array of shape (models,), optional
-        Labels of `run_groups`: whole groups are drawn, as checkpoints of one run are not
+        The run of each model: whole runs are drawn, as checkpoints of one run are not
         independent. None draws single models.
     above : float, optional
         Score only the models whose true accuracy is above it.
@@ -52,27 +51,22 @@ def scores(
     Raises
     ------
     PredictorError
-        If the lengths differ, values are NaN or inf, or fewer than two models are left.
+        If the lengths differ, values are not finite, a group is NaN, or fewer than two models
+        are left.
 
     Examples
     --------
     >>> scores([0.1, 0.5, 0.9], [0.1, 0.6, 0.8], rng=0, n_resamples=10).value.round(4).to_dict()
     {'r2': 0.9375, 'tau': 1.0, 'mae': 0.0667}
     """
-    true, guess = _pair(y, predicted)
-    labels = np.arange(true.size) if groups is None else np.asarray(groups)
-    if labels.ndim != 1 or len(labels) != true.size:
-        raise PredictorError(
-            f"there are {len(labels)} groups for {true.size} models; give one row of labels."
-        )
-    if (missing := pd.isna(labels)).any():
-        row = int(np.flatnonzero(missing)[0])
-        raise PredictorError(f"row {row} has no group; label all rows, see `run_groups`.")
+    true, guess = check_finite(y, "y"), check_finite(predicted, "predicted")
+    labels = check_groups(np.arange(true.size) if groups is None else groups)
+    check_lengths(y=true, predicted=guess, groups=labels)
     kept = true > (-np.inf if above is None else above)
     if kept.sum() < 2:
         raise PredictorError(
-            f"two models at least are scored, and {kept.sum()} of {true.size} "
-            + ("are given." if above is None else f"have y > {above:g}; lower `above`.")
+            f"at least two models are needed, got {kept.sum()} of {true.size}"
+            + ("." if above is None else f" with y > {above:g}; lower `above`.")
         )
     true, guess = true[kept], guess[kept]
     codes = pd.factorize(labels[kept])[0]
@@ -82,15 +76,15 @@ def scores(
     for _ in range(n_resamples):
         drawn = generator.integers(len(members), size=len(members))
         rows = np.concatenate([members[i] for i in drawn])
-        samples.append(point_scores(true[rows], guess[rows]))
+        samples.append(score_points(true[rows], guess[rows]))
     tails = [(1 - level) / 2, (1 + level) / 2]
     # A sample of one model many times over has no R2 and no tau: pandas leaves it out.
     interval = pd.DataFrame(samples, columns=METRICS).quantile(tails)
-    value = pd.Series(point_scores(true, guess))
+    value = pd.Series(score_points(true, guess))
     return pd.DataFrame({"value": value, "low": interval.iloc[0], "high": interval.iloc[1]})
 
 
-def point_scores(
+def score_points(
     y: Float64[np.ndarray, " n"], predicted: Float64[np.ndarray, " n"]
 ) -> dict[str, float]:
     """Return the three metrics; NaN where they are not defined."""
@@ -118,14 +112,14 @@ def calibration(y: ArrayLike, predicted: ArrayLike, *, n_bins: int = 10) -> pd.D
     Returns
     -------
     DataFrame
-        A row a bin, ascending: ``n`` models; ``low`` and ``high``, the least and the greatest
+        One row per bin, ascending: ``n`` models; ``low`` and ``high``, the least and the greatest
         prediction; the means ``predicted`` and ``true``; their difference ``bias`` (predicted -
         true); and ``standard_error`` of the true mean (NaN for one model).
 
     Raises
     ------
     PredictorError
-        If the lengths differ, values are NaN or inf, or there are fewer models than bins.
+        If the lengths differ, values are not finite, or there are fewer models than bins.
 
     Examples
     --------
@@ -133,11 +127,10 @@ def calibration(y: ArrayLike, predicted: ArrayLike, *, n_bins: int = 10) -> pd.D
     >>> table[["n", "predicted", "true"]].round(6).values.tolist()
     [[2.0, 0.2, 0.2], [2.0, 0.6, 0.7]]
     """
-    true, guess = _pair(y, predicted)
-    if not 1 <= n_bins <= true.size:
-        raise PredictorError(
-            f"{true.size} models cannot be put into {n_bins} bins; lower `n_bins`."
-        )
+    true, guess = check_finite(y, "y"), check_finite(predicted, "predicted")
+    check_lengths(y=true, predicted=guess)
+    if n_bins > true.size:
+        raise PredictorError(f"{true.size} models are too few for {n_bins} bins; lower `n_bins`.")
     rows = []
     for members in np.array_split(np.argsort(guess, kind="stable"), n_bins):
         t, p = true[members], guess[members]
@@ -147,24 +140,27 @@ def calibration(y: ArrayLike, predicted: ArrayLike, *, n_bins: int = 10) -> pd.D
     return pd.DataFrame(rows, columns=columns)
 
 
-def _pair(y: ArrayLike, predicted: ArrayLike) -> Float64[np.ndarray, "2 models"]:
-    true, guess = (
-        numbers(x, PredictorError, name) for name, x in (("y", y), ("predicted", predicted))
-    )
-    if true.ndim != 1 or true.shape != guess.shape:
-        raise PredictorError(
-            "as many predictions as accuracies are needed, one a model, got the shapes "
-            f"{true.shape} and {guess.shape}."
-        )
-    for name, x in (("y", true), ("predicted", guess)):
-        check_finite(x, name)
-    return np.stack([true, guess])
-
-
-def check_finite(x: Float64[np.ndarray, " n"], name: str) -> None:
-    """Name the first row that is NaN or inf."""
+def check_finite(values: ArrayLike, name: str) -> Float64[np.ndarray, " n"]:
+    """Return an array in float64; name the first row that is not finite."""
+    x = np.asarray(values, dtype=np.float64)
     if bad := np.flatnonzero(~np.isfinite(x)).tolist():
         raise PredictorError(
-            f"{name} is {x[bad[0]]} in row {bad[0]} ({len(bad)} such rows); leave out models "
+            f"{name} is {x.flat[bad[0]]} in row {bad[0]} ({len(bad)} such rows); leave out models "
             "without a finite value."
         )
+    return x
+
+
+def check_groups(groups: ArrayLike) -> np.ndarray:
+    """Return the labels as an array; name the first row that has none."""
+    labels = np.asarray(groups)
+    if (missing := pd.isna(labels)).any():
+        raise PredictorError(f"row {int(missing.argmax())} has no group; label all rows.")
+    return labels
+
+
+def check_lengths(**arrays: np.ndarray) -> None:
+    """Raise unless there is one value per model in each of the arrays."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 1:
+        raise PredictorError(f"one value per model is needed in each array, got shapes {shapes}.")

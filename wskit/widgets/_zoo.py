@@ -27,7 +27,7 @@ from wskit.widgets._zoo_code import cell
 from wskit.widgets._zoo_parts import PLACES, SIZE, parts
 from wskit.widgets._zoo_table import TARGET, Range, Ranges
 from wskit.widgets._zoo_work import Evaluated, Recipe, evaluate_rows, grow, recipe_for
-from wskit.zoo import MLP, SmallCNN, TrainingData, Zoo
+from wskit.zoo import MLP, SmallCNN, Zoo
 
 
 class ZooExplorer(Panel):
@@ -100,7 +100,7 @@ class ZooExplorer(Panel):
         y: str | None = None,
         colour: str | None = None,
         network: SmallCNN | MLP | Callable[[], nn.Module] | None = None,
-        data: TrainingData | None = None,
+        data: Any | None = None,
         estimator: Any = None,
     ) -> None:
         if (network is None) != (data is None):

@@ -81,12 +81,11 @@ def _growth(recipe: Recipe) -> list[str]:
         table += f".assign({fixed})"
     if recipe.dropped:
         table += f".drop(columns={recipe.dropped!r})"
-    options = f"seeds=range({recipe.seed}, {recipe.seed + recipe.n})"
-    if recipe.keep_epochs:
-        options += f", keep_epochs={recipe.keep_epochs!r}"
+    seeds = f"range({recipe.seed}, {recipe.seed + recipe.n})"
+    options = f", keep_epochs={recipe.keep_epochs!r}" if recipe.keep_epochs else ""
     return [
         f"new = {table}",
-        f"more = zoo.train_zoo(network, data, new, {options})",
+        f"more = zoo.train_zoo(network, data, new.assign(seed={seeds}){options})",
         f'more.records["run"] += {recipe.run}',
         "models = zoo.concatenate([models, more])",
     ]
@@ -130,7 +129,7 @@ def _evaluation(panel: "ZooExplorer", evaluated: Evaluated) -> list[str]:
     if not panel._own_estimator:
         lines.append("estimator = predictors.boosted_trees(random_state=0)")
     lines += [
-        f"y, groups = table[{TARGET!r}][rows], predictors.run_groups(models.records)[rows]",
+        f"y, groups = table[{TARGET!r}][rows], models.records.run.to_numpy()[rows]",
         f"folds = GroupKFold({evaluated.n_folds})",
         "predicted = cross_val_predict(estimator, X.iloc[rows], y, groups=groups, cv=folds)",
         f"scores = predictors.scores(y, predicted, groups=groups, rng={SEED})",

@@ -12,9 +12,9 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
 
 from wskit.errors import PredictorError, ZooError
-from wskit.predictors import calibration, run_groups, scores
+from wskit.predictors import calibration, scores
 from wskit.widgets._zoo_table import TARGET, Ranges
-from wskit.zoo import MLP, SmallCNN, Zoo, concatenate, sample_hyperparameters, train_blocks
+from wskit.zoo import MLP, SmallCNN, Zoo, concatenate, sample_hyperparameters, train_zoo
 
 FOLDS = 5
 SEED = 0  # of the bootstrap
@@ -27,7 +27,7 @@ class Evaluated:
     """What was predicted, on which selection, and how good that is.
 
     `ranges` are those of the selection; `predictions` has the columns of those of
-    `wskit.predictors.Evaluation`.
+    `wskit.predictors.evaluate`.
     """
 
     ranges: Ranges
@@ -53,7 +53,11 @@ def evaluate_rows(
     report: Report,
 ) -> Evaluated:
     """Predict each of these models by an estimator that was fitted to other runs."""
-    groups = run_groups(zoo.records)[rows]
+    if "run" not in zoo.records or zoo.records["run"].isna().any():
+        raise PredictorError(
+            "The zoo's records do not say the run of every model; number the runs."
+        )
+    groups = zoo.records["run"].to_numpy()[rows]
     X, y = features.iloc[rows], zoo.records[TARGET].to_numpy(float)[rows]
     n_folds = min(FOLDS, len(np.unique(groups)))
     if n_folds < 2:
@@ -124,20 +128,12 @@ def recipe_for(zoo: Zoo, network: Any, n: int) -> Recipe:
 
 
 def grow(zoo: Zoo, network: Any, data: Any, recipe: Recipe, report: Report) -> Zoo:
-    """Return the zoo with more models, trained block by block."""
-    blocks: list[Zoo] = []
-    done = 0
-    seeds = range(recipe.seed, recipe.seed + recipe.n)
+    """Return the zoo with more models."""
+    table = recipe.hyperparameters.assign(seed=range(recipe.seed, recipe.seed + recipe.n))
     report(0, recipe.n)
-    for block in train_blocks(
-        network, data, recipe.hyperparameters, seeds=seeds, keep_epochs=recipe.keep_epochs
-    ):
-        if not blocks:
-            concatenate([zoo.select(slice(0, 1)), block])  # raises early if they do not fit
-        blocks.append(block)
-        done += block.records["run"].nunique()
-        report(done, recipe.n)
-    new = concatenate(blocks)
-    new = new.select(np.lexsort((new.records["epoch"], new.records["run"])))
+    # Training one for no time raises early where the new models would not fit.
+    first = train_zoo(network, data, table[:1].assign(epochs=0.0))
+    concatenate([zoo.select(slice(0, 1)), first])
+    new = train_zoo(network, data, table, keep_epochs=recipe.keep_epochs, progress=report)
     records = new.records.assign(run=new.records["run"] + recipe.run)
     return concatenate([zoo, Zoo(new.weights, records)])

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wskit.zoo._architectures import Dropout, Form, Network, OwnModule
 from wskit.zoo._hyperparameters import OWN_INIT
-from wskit.zoo._outputs import Layout, forward_of, scores
+from wskit.zoo._networks import Dropout, Network, OwnModule
+from wskit.zoo._outputs import score_models, view_stacks
 from wskit.zoo._zoo import Zoo
 
 _UPDATES_AT_ONCE = 64  # whose batches are drawn, and sent to the device, together
@@ -30,12 +30,12 @@ class Images:
     test: tuple[Tensor, Tensor]
 
 
-def n_updates(epochs: float, n_images: int, batch_size: int) -> int:
-    """Return the number of updates in so many epochs, at least 1 unless there are none."""
+def count_updates(epochs: float, n_images: int, batch_size: int) -> int:
+    """Return the number of updates in these epochs: at least 1, unless `epochs` is 0."""
     return max(1, round(epochs * n_images / batch_size)) if epochs > 0 else 0
 
 
-def n_train(fraction: float, n_images: int) -> int:
+def count_images(fraction: float, n_images: int) -> int:
     """Return the size of a model's own part of the training images."""
     return max(1, round(fraction * n_images))
 
@@ -43,13 +43,13 @@ def n_train(fraction: float, n_images: int) -> int:
 class _Order:
     """The images that a model is trained on, and their order, from its own generator.
 
-    One permutation of the subset follows the other; batches are cut from this stream, so that
-    all are full, and one may hold the end of an epoch and the beginning of the next.
+    Permutations of the subset form a stream, and batches are cut from it: all are full, and one
+    may hold the end of an epoch and the beginning of the next.
     """
 
     def __init__(self, seed: int, fraction: float, n_images: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self.subset = self._rng.permutation(n_images)[: n_train(fraction, n_images)]
+        self.subset = self._rng.permutation(n_images)[: count_images(fraction, n_images)]
         self._left = self.subset[:0]
 
     def take(self, n: int) -> Int64[np.ndarray, " n"]:
@@ -121,19 +121,23 @@ def _splitmix(z: np.ndarray) -> np.ndarray:
 
 
 class _Optimizer:
-    """torch.optim's SGD, Adam and RMSprop on rows of a buffer, with a learning rate a row."""
+    """torch.optim's SGD, Adam and RMSprop on rows of a buffer, each with its learning rate."""
 
-    def __init__(self, rows: pd.DataFrame, layout: Layout, like: Tensor) -> None:
+    def __init__(self, rows: pd.DataFrame, network: Network, like: Tensor) -> None:
         def column(name: str) -> Tensor:
             values = rows[name].to_numpy(copy=True)
             return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
         self._name = rows.optimizer.iloc[0]
         self._lr, self._momentum = column("learning_rate"), column("momentum")
+        # Weight decay is for kernels, the tensors of two or more axes.
+        is_kernel = torch.cat(
+            [torch.full((math.prod(s),), len(s) >= 2) for s in network.shapes.values()]
+        )
         self._decay = None
         if (rows.weight_decay > 0).any():
-            self._decay = column("weight_decay") * layout.is_kernel().to(like)
-        shape = (len(rows), layout.n_parameters)
+            self._decay = column("weight_decay") * is_kernel.to(like)
+        shape = (len(rows), len(is_kernel))
         self._has_momentum = bool((rows.momentum > 0).any())
         needed = {"sgd": 0, "adam": 2, "rmsprop": 1}[self._name] + self._has_momentum
         self._state = [like.new_zeros(shape) for _ in range(needed)]
@@ -163,32 +167,26 @@ class _Optimizer:
 
 
 def train_block(
-    network: Network,
-    images: Images,
-    rows: pd.DataFrame,
-    keep_epochs: Sequence[float],
-    form: Form,
+    network: Network, images: Images, rows: pd.DataFrame, keep_epochs: Sequence[float]
 ) -> Zoo:
     """Train models that share optimiser, activation and batch size, the longest run first.
 
     Parameters
     ----------
-    network, images, form
-        What to train, on what, and how.
+    network, images
+        What to train, and on what.
     rows : DataFrame
-        As `complete` returns it, with a column `run`, by descending number of updates.
+        As `complete_table` returns it, with a column `run`, by descending number of updates.
     keep_epochs : sequence of float
         Ascending.
 
     Returns
     -------
     Zoo
-        A row for each state that is kept, by model and epoch.
+        One row for each state that is kept, by model and epoch.
     """
-    layout = Layout(network.shapes)
     n_images, batch_size = len(images.train[0]), int(rows.batch_size.iloc[0])
     activation: Any = "relu" if isinstance(network, OwnModule) else rows.activation.iloc[0]
-    forward = forward_of(network, form, activation)
     orders = [
         _Order(seed, fraction, n_images)
         for seed, fraction in zip(rows.seed, rows.train_fraction, strict=True)
@@ -199,26 +197,25 @@ def train_block(
         for i, last in enumerate(rows.epochs)
         for epoch in [*(e for e in keep_epochs if e < last), last]
     ]
-    when = np.array([n_updates(epoch, len(orders[i].subset), batch_size) for i, epoch in kept])
+    when = np.array([count_updates(epoch, len(orders[i].subset), batch_size) for i, epoch in kept])
     model = np.array([i for i, _ in kept])
     total = np.zeros(len(rows), dtype=int)
     np.maximum.at(total, model, when)
 
     x, y = images.train
-    flat = initial_weights(network, layout, rows, x.dtype).to(x.device)
-    states = x.new_empty(len(kept), layout.n_parameters)
+    flat = draw_weights(network, rows, x.dtype).to(x.device)
+    states = x.new_empty(len(kept), flat.shape[1])
 
     def keep(update: int) -> None:
         due = np.flatnonzero(when == update)
         if due.size:
             states[due] = flat[model[due]]
 
-    optimizer = _Optimizer(rows, layout, x)
+    optimizer = _Optimizer(rows, network, x)
     masks = None
-    if "dropout" in rows and (rows.dropout > 0).any() and not isinstance(network, OwnModule):
-        shape = tuple(x.shape[1:])
-        n_layers = len(network.sites(batch_size, shape))
-        masks = _Masks(rows.seed.to_numpy(), rows.dropout.to_numpy(), n_layers, x)
+    if "dropout" in rows and (rows.dropout > 0).any():
+        seeds, rates = rows.seed.to_numpy(), rows.dropout.to_numpy()
+        masks = _Masks(seeds, rates, network.n_hidden, x)
     keep(0)
     for start in range(0, total[0], _UPDATES_AT_ONCE):
         updates = range(start, min(start + _UPDATES_AT_ONCE, total[0]))
@@ -234,7 +231,8 @@ def train_block(
                 dropout = masks.at(keys[place, :active])
             with torch.enable_grad():
                 leaf = flat[:active].detach().requires_grad_()
-                logits = forward(layout.views(leaf), x[at], dropout)
+                stacks = view_stacks(leaf, network.shapes)
+                logits = network.forward(stacks, x[at], activation, dropout)
                 labels = y[at]
                 # Classes before images, in which log_softmax is three times as fast.
                 loss = functional.cross_entropy(logits.mT, labels, reduction="sum")
@@ -244,21 +242,19 @@ def train_block(
 
     own = [orders[i].subset for i in model]
     every = [np.arange(len(images.test[0]))] * len(model)
-    metrics = np.hstack(
-        [
-            scores(forward, layout, states, images.train, own),
-            scores(forward, layout, states, images.test, every),
-        ]
-    )
+    on_train = score_models(network, activation, states, images.train, own)
+    on_test = score_models(network, activation, states, images.test, every)
+    metrics = np.hstack([on_train, on_test])
     fine = np.isfinite(metrics).all(1) & torch.isfinite(states).all(1).cpu().numpy()
-    weights = {name: part.cpu().contiguous() for name, part in layout.views(states).items()}
+    stacks = view_stacks(states, network.shapes)
+    weights = {name: stack.cpu().contiguous() for name, stack in stacks.items()}
     return Zoo(weights, _records(rows.iloc[model], [epoch for _, epoch in kept], metrics, fine))
 
 
 def _records(
     rows: pd.DataFrame, epochs: Sequence[float], metrics: np.ndarray, fine: np.ndarray
 ) -> pd.DataFrame:
-    """Make the table of a block: what was measured, and then the hyper-parameters."""
+    """Make the table of a block: what was measured, then the hyper-parameters."""
     rows = rows.reset_index(drop=True)
     head = pd.DataFrame(
         {
@@ -271,8 +267,8 @@ def _records(
     return pd.concat([head, measured, rows.drop(columns="run")], axis=1)
 
 
-def initial_weights(
-    network: Network, layout: Layout, rows: pd.DataFrame, dtype: torch.dtype
+def draw_weights(
+    network: Network, rows: pd.DataFrame, dtype: torch.dtype
 ) -> Float[Tensor, "models parameters"]:
     """Draw each model's weights from a generator of its own, on the CPU; biases are 0.
 
@@ -280,8 +276,9 @@ def initial_weights(
     "glorot_normal", sqrt(2/fan_in) for "he_normal" and `init_std` for "normal"; for
     "truncated_normal" it is `init_std` before it is cut at twice that.
     """
-    flat = torch.zeros(len(rows), layout.n_parameters, dtype=dtype)
-    stacks = layout.views(flat)
+    n_parameters = sum(math.prod(shape) for shape in network.shapes.values())
+    flat = torch.zeros(len(rows), n_parameters, dtype=dtype)
+    stacks = view_stacks(flat, network.shapes)
     columns = zip(rows.seed, rows.init, rows.init_std, strict=True)
     for i, (seed, init, std) in enumerate(columns):
         if isinstance(network, OwnModule):

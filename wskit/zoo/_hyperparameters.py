@@ -1,15 +1,13 @@
-"""The table of hyper-parameters: what may stand in it, and tables drawn at random."""
+"""The table of hyper-parameters: what it may hold, and tables drawn at random."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from wskit._checks import check_whole
 from wskit.errors import ZooError
-from wskit.zoo._architectures import ACTIVATIONS, Network, OwnModule
+from wskit.zoo._networks import ACTIVATIONS, Network, OwnModule
 
 INITS = ("glorot_normal", "he_normal", "orthogonal", "normal", "truncated_normal")
 OWN_INIT = "module"  # as the user's module makes its weights
@@ -27,9 +25,11 @@ DEFAULTS: Mapping[str, Any] = {
     "train_fraction": 1.0,
     "epochs": 10.0,
     "batch_size": 64,
+    "seed": None,  # the number of the row
 }
 
 _CHOICES = {"optimizer": OPTIMIZERS, "activation": tuple(ACTIVATIONS), "init": INITS}
+_WHOLE = ("batch_size", "seed")
 _NUMBERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "learning_rate": ("positive", lambda v: v > 0),
     "momentum": ("at least 0 and below 1", lambda v: (v >= 0) & (v < 1)),
@@ -39,17 +39,18 @@ _NUMBERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "train_fraction": ("above 0 and at most 1", lambda v: (v > 0) & (v <= 1)),
     "epochs": ("at least 0", lambda v: v >= 0),
     "batch_size": ("a whole number from 1", lambda v: (v >= 1) & (v % 1 == 0)),
+    "seed": ("a whole number from 0", lambda v: (v >= 0) & (v % 1 == 0)),
 }
 
 
 def sample_hyperparameters(n: int, *, rng: np.random.Generator | int) -> pd.DataFrame:
     """Draw hyper-parameters as the Small CNN Zoo did (Unterthiner et al. 2020, arXiv:2002.11448).
 
-    The ranges are approximate: they are not stated where the zoo is published, and the record of
-    what was drawn is the zoo's own tables. Log-uniform: learning_rate in [5e-4, 5e-2],
-    weight_decay in [2e-8, 2e-2] (twice the factor of Keras, whose penalty has no 1/2), init_std
-    in [1e-3, 0.5]. Uniform: dropout in [0, 0.7]. From a list: optimizer (sgd, adam, rmsprop),
-    activation (relu, tanh), init (all five), train_fraction (0.1, 0.25, 0.5, 1).
+    The ranges are approximate: the zoo's own tables record what was drawn, but not from where.
+    Log-uniform: learning_rate in [5e-4, 5e-2], weight_decay in [2e-8, 2e-2] (twice the factor of
+    Keras, whose penalty has no 1/2), init_std in [1e-3, 0.5]. Uniform: dropout in [0, 0.7]. From
+    a list: optimizer (sgd, adam, rmsprop), activation (relu, tanh), init (all five),
+    train_fraction (0.1, 0.25, 0.5, 1).
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ def sample_hyperparameters(n: int, *, rng: np.random.Generator | int) -> pd.Data
 
     Returns
     -------
-    DataFrame of a row a model
-        For `train_zoo`. Add `epochs` and `batch_size` as you need them.
+    DataFrame with one row per model
+        For `train_zoo`. Add `epochs`, `batch_size` and `seed` as you need them.
 
     Examples
     --------
@@ -68,7 +69,6 @@ def sample_hyperparameters(n: int, *, rng: np.random.Generator | int) -> pd.Data
     >>> len(table), sorted(table.activation.unique())
     (100, ['relu', 'tanh'])
     """
-    check_whole(n, ZooError, "n", least=0)
     rng = np.random.default_rng(rng)
 
     def log_uniform(low: float, high: float) -> np.ndarray:
@@ -88,59 +88,8 @@ def sample_hyperparameters(n: int, *, rng: np.random.Generator | int) -> pd.Data
     )
 
 
-def complete(
-    hyperparameters: pd.DataFrame,
-    seeds: Sequence[int] | np.ndarray | pd.Series | None,
-    network: Network,
-) -> pd.DataFrame:
-    """Check a table, and add the defaults of the columns that it has not, and the seeds."""
-    _check_table(hyperparameters)
-    own = isinstance(network, OwnModule)
-    if own:
-        for name in ("activation", "dropout"):
-            if name in hyperparameters.columns:
-                raise ZooError(
-                    f"{name!r} is part of your own module and cannot be set from the table; drop "
-                    "the column, or train one zoo for each."
-                )
-    table = pd.DataFrame(index=range(len(hyperparameters)))
-    for name, default in DEFAULTS.items():
-        given = name in hyperparameters.columns
-        column = hyperparameters[name].reset_index(drop=True) if given else default
-        if own and not given and name == "init":
-            column = OWN_INIT
-        table[name] = column
-    for name, choices in _CHOICES.items():
-        if name in hyperparameters.columns:
-            bad = ~table[name].isin(choices)
-            _refuse(table, name, bad, f"one of {', '.join(choices)}")
-            table[name] = table[name].astype(str)
-    for name, (wanted, holds) in _NUMBERS.items():
-        if not is_numeric_dtype(table[name]) or is_bool_dtype(table[name]):
-            numbers = pd.to_numeric(table[name], errors="coerce")
-            _refuse(table, name, numbers.isna(), wanted)
-            table[name] = numbers
-        values = table[name].to_numpy(dtype=float, na_value=np.nan)
-        _refuse(table, name, ~(np.isfinite(values) & holds(values)), wanted)
-        table[name] = values.astype(int) if name == "batch_size" else values
-    _refuse(
-        table,
-        "momentum",
-        (table.optimizer == "adam") & (table.momentum > 0),
-        "0 for adam, which has its own (set optimizer to sgd or rmsprop)",
-    )
-    table["seed"] = _seeds(seeds, len(table))
-    if own:
-        table = table.drop(columns=["activation", "dropout"])
-    return table
-
-
-def _check_table(hyperparameters: pd.DataFrame) -> None:
-    if not isinstance(hyperparameters, pd.DataFrame):
-        raise ZooError(
-            "hyper-parameters are a DataFrame of a row a model, got a "
-            f"{type(hyperparameters).__name__}; make one of it with pd.DataFrame()."
-        )
+def complete_table(hyperparameters: pd.DataFrame, network: Network) -> pd.DataFrame:
+    """Check a table, and add the defaults of the columns that it lacks."""
     unknown = [str(name) for name in hyperparameters.columns if name not in DEFAULTS]
     if unknown:
         raise ZooError(
@@ -148,27 +97,36 @@ def _check_table(hyperparameters: pd.DataFrame) -> None:
             f"{', '.join(DEFAULTS)}."
         )
     if len(hyperparameters) == 0:
-        raise ZooError(
-            "a zoo needs at least one row of hyper-parameters, got an empty table; add one."
-        )
+        raise ZooError("a zoo needs at least one row of hyper-parameters, got an empty table.")
+    own = isinstance(network, OwnModule)
+    for name in ("activation", "dropout") if own else ():
+        if name in hyperparameters:
+            raise ZooError(
+                f"{name!r} is part of your own module and cannot be set from the table; drop the "
+                "column, or train one zoo for each."
+            )
+    defaults = {**DEFAULTS, "seed": np.arange(len(hyperparameters))}
+    if own:
+        defaults["init"] = OWN_INIT
+    table = pd.DataFrame(defaults).assign(**hyperparameters.reset_index(drop=True))
+    for name, choices in _CHOICES.items():
+        if name in hyperparameters:
+            _refuse(table, name, ~table[name].isin(choices), f"one of {', '.join(choices)}")
+            table[name] = table[name].astype(str)
+    for name, (wanted, holds) in _NUMBERS.items():
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
+        _refuse(table, name, ~(np.isfinite(values) & holds(values)), wanted)
+        table[name] = table[name].astype(np.int64) if name in _WHOLE else values
+    own_momentum = (table.optimizer == "adam") & (table.momentum > 0)
+    wanted = "0 for adam, which has its own (set optimizer to sgd or rmsprop)"
+    _refuse(table, "momentum", own_momentum, wanted)
+    return table.drop(columns=["activation", "dropout"]) if own else table
 
 
 def _refuse(table: pd.DataFrame, name: str, bad: Any, wanted: str) -> None:
     rows = np.flatnonzero(np.asarray(bad))
     if rows.size:
         value = table[name].iloc[rows[0]]
-        value = value.item() if isinstance(value, np.generic) else value
         raise ZooError(
-            f"row {rows[0]} of the hyper-parameters: {name} must be {wanted}, got {value!r}; "
-            "change it."
+            f"row {rows[0]} of the hyper-parameters: {name} must be {wanted}, got {value!r}."
         )
-
-
-def _seeds(seeds: Sequence[int] | np.ndarray | pd.Series | None, n: int) -> np.ndarray:
-    array = np.arange(n) if seeds is None else np.asarray(seeds)
-    if array.shape != (n,) or array.dtype.kind not in "iu" or (array < 0).any():
-        raise ZooError(
-            f"seeds must be {n} whole numbers from 0, one a row of the hyper-parameters, got "
-            f"shape {array.shape} and dtype {array.dtype}."
-        )
-    return array.astype(np.int64)

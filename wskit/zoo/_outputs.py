@@ -1,8 +1,7 @@
-"""Many models' weights in one buffer, and what the models say of images."""
+"""What many models say of images, and how good that is."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,13 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from wskit._checks import check_choice, check_tensor, check_weights
+from wskit._base.checks import check_choice
 from wskit.errors import ZooError
-from wskit.zoo._architectures import (
+from wskit.zoo._networks import (
     ACTIVATIONS,
     Activation,
-    Dropout,
-    Form,
     Model,
     Network,
     OwnModule,
@@ -25,81 +22,24 @@ from wskit.zoo._architectures import (
     network_of,
 )
 
-Forward = Callable[[Mapping[str, Tensor], Tensor, Dropout | None], Tensor]
-"""Stacked weights, (models, images, ...), dropout -> logits (models, images, classes)."""
-
-# Models and images that are gone through together, and values of the first layer's outputs, about.
+# Models and images that are computed together, and about as many outputs of the first layer.
 # On a CPU they are 32 MiB in float32; a GPU needs more to be busy, and has the memory.
 _MODELS_AT_ONCE, _IMAGES_AT_ONCE, _VALUES_AT_ONCE = 64, 512, 2**23
 _MORE_ON_A_GPU = 16
 
 
-class Layout:
-    """Where each tensor of a model lies in its row of a (models, parameters) buffer."""
+def view_stacks(
+    flat: Float[Tensor, "models parameters"], shapes: Shapes
+) -> dict[str, Float[Tensor, "models ..."]]:
+    """Name parts of a buffer as stacked tensors, without a copy.
 
-    def __init__(self, shapes: Shapes) -> None:
-        self.shapes = shapes
-        self.sizes = [math.prod(shape) for shape in shapes.values()]
-        self.n_parameters = sum(self.sizes)
-
-    def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Name parts of the buffer as tensors (models, ...), without a copy."""
-        parts = flat.split(self.sizes, 1)
-        return {
-            name: part.unflatten(1, shape) if shape else part[:, 0]
-            for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
-        }
-
-    def is_kernel(self) -> Tensor:
-        """Mark the parameters that belong to tensors of two or more dimensions."""
-        return torch.cat(
-            [
-                torch.full((size,), len(shape) >= 2)
-                for size, shape in zip(self.sizes, self.shapes.values(), strict=True)
-            ]
-        )
-
-
-def forward_of(network: Network, form: Form, activation: Activation) -> Forward:
-    """Return the function that computes the logits of many models, in that form."""
-    if form == "batched":
-        if isinstance(network, OwnModule):
-            raise ZooError(
-                "the form 'batched' is written for SmallCNN and MLP only; a module of your own "
-                "has the forms 'vmap' and 'loop'."
-            )
-        stacked = network.stacked
-        return lambda weights, x, dropout: stacked(weights, x, activation, dropout)
-
-    def one(weights: Mapping[str, Tensor], x: Tensor, scales: list[Tensor] | None) -> Tensor:
-        return network.single(weights, x, activation, scales)
-
-    def forward(weights: Mapping[str, Tensor], x: Tensor, dropout: Dropout | None) -> Tensor:
-        scales = None
-        if dropout is not None and not isinstance(network, OwnModule):
-            sites = network.sites(x.shape[1], tuple(x.shape[2:]))
-            scales = [dropout(layer, site) for layer, site in enumerate(sites)]
-        if form == "vmap":
-            in_dims = (0, 0, None if scales is None else 0)
-            return torch.vmap(one, in_dims)(dict(weights), x, scales)
-        models = range(len(x))
-        each = [{name: stack[i] for name, stack in weights.items()} for i in models]
-        chosen = [None if scales is None else [scale[i] for scale in scales] for i in models]
-        return torch.stack([one(each[i], x[i], chosen[i]) for i in models])
-
-    return forward
-
-
-def models_at_once(device: torch.device) -> int:
-    """Return how many models to compute at a time, so that memory stays bounded."""
-    return _MODELS_AT_ONCE * (_MORE_ON_A_GPU if device.type == "cuda" else 1)
-
-
-def images_at_once(models: int, x: Tensor) -> int:
-    """Return how many images to compute at a time, so that memory stays bounded."""
-    more = _MORE_ON_A_GPU if x.is_cuda else 1
-    room = more * _VALUES_AT_ONCE // (16 * models * max(1, x[0].numel()))
-    return max(8, min(more * _IMAGES_AT_ONCE, room))
+    One split, whose gradient is one concatenation: a slice per tensor would cost a buffer each.
+    """
+    parts = flat.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    return {
+        name: part.unflatten(1, shape) if shape else part[:, 0]
+        for part, (name, shape) in zip(parts, shapes.items(), strict=True)
+    }
 
 
 def widen(x: Tensor) -> Tensor:
@@ -114,7 +54,7 @@ def outputs(
     *,
     activation: Activation | Sequence[str] | np.ndarray | pd.Series = "relu",
 ) -> Float[Tensor, "models images classes"]:
-    """Logits of many models on the same images, without dropout.
+    """Compute the logits of many models on the same images, without dropout.
 
     Parameters
     ----------
@@ -123,9 +63,9 @@ def outputs(
     weights : mapping of str to Tensor of shape (models, ...)
         Stacked, as in ``zoo.weights``; read by blocks of models.
     x : Tensor of shape (images, ...)
-        Labels are not needed: what models say of unlabelled images tells much of their accuracy.
-    activation : str, or sequence of a str a model
-        As in ``zoo.records.activation``. A module of your own has its own; this is not used then.
+        Labels are not needed: outputs on unlabelled images say much about a model's accuracy.
+    activation : str, or sequence of str with one per model
+        As in ``zoo.records.activation``. A module of your own has its own, and ignores this.
 
     Returns
     -------
@@ -139,7 +79,7 @@ def outputs(
 
     Examples
     --------
-    A network without weights gives its last bias:
+    A network whose weights are zero returns its last bias:
 
     >>> from wskit.zoo import MLP
     >>> weights = {name: torch.zeros(2, *shape) for name, shape in MLP((4, 3)).shapes.items()}
@@ -147,15 +87,8 @@ def outputs(
     >>> outputs(MLP((4, 3)), weights, torch.ones(1, 4))[1]
     tensor([[1., 2., 3.]])
     """
-    check_weights(weights, ZooError)
-    check_tensor(x, ZooError, "x")
     network = network_of(model)
-    if len(x) == 0:
-        raise ZooError(f"models need images, got x of shape {tuple(x.shape)}; give one at least.")
-    if isinstance(network, OwnModule):
-        activation = "relu"
-    else:
-        network.check(x)
+    network.check(x)
     for name, shape in network.shapes.items():
         found = tuple(weights[name].shape[1:]) if name in weights else None
         if found != shape:
@@ -164,57 +97,71 @@ def outputs(
                 f"architecture, got {found}."
             )
     first = next(iter(network.shapes))
-    n_models = len(weights[first])
-    one = isinstance(activation, str) or not isinstance(activation, Iterable)
-    names: list[Any] = [activation] * n_models if one else list(activation)
-    if len(names) != n_models:
-        raise ZooError(
-            f"one activation a model is needed, got {len(names)} for {n_models}; give one text "
-            "for all of them."
-        )
-    found_names = np.asarray(names, dtype=str)
-    parts: list[tuple[Tensor, Tensor]] = []
+    n_models, device = len(weights[first]), weights[first].device
+    own_activation = isinstance(network, OwnModule)
+    names = np.array("relu" if own_activation else activation, dtype=object)
+    if names.shape not in ((), (n_models,)):
+        raise ZooError(f"expected one activation per model, got {names.size} for {n_models}.")
+    names = np.broadcast_to(names, n_models)
+    result = None
     for name in dict.fromkeys(names):
         check_choice(name, ACTIVATIONS, ZooError, "activation")
-        form: Form = "vmap" if isinstance(network, OwnModule) else "batched"
-        forward = forward_of(network, form, name)
-        own = torch.as_tensor(np.flatnonzero(found_names == name))
-        for rows in own.split(models_at_once(weights[first].device)):
+        own = torch.as_tensor(np.flatnonzero(names == name))
+        for rows in own.split(_models_at_once(device)):
             stacks = {key: widen(weights[key][rows]) for key in network.shapes}
-            parts.append((rows, _logits(forward, stacks, x)))
-    result = parts[0][1].new_empty(n_models, *parts[0][1].shape[1:])
-    for rows, logits in parts:
-        result[rows.to(result.device)] = logits
+            logits = _logits(network, stacks, x, name)
+            if result is None:
+                result = logits.new_empty(n_models, *logits.shape[1:])
+            result[rows.to(device)] = logits
+    if result is None:
+        raise ZooError("there are no models: the stacks of weights are empty.")
     return result
 
 
+def _models_at_once(device: torch.device) -> int:
+    """Return how many models to compute at a time, so that memory stays bounded."""
+    return _MODELS_AT_ONCE * (_MORE_ON_A_GPU if device.type == "cuda" else 1)
+
+
+def _images_at_once(models: int, x: Tensor) -> int:
+    """Return how many images to compute at a time, so that memory stays bounded."""
+    more = _MORE_ON_A_GPU if x.is_cuda else 1
+    room = more * _VALUES_AT_ONCE // (16 * models * max(1, x[0].numel()))
+    return max(8, min(more * _IMAGES_AT_ONCE, room))
+
+
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def _logits(forward: Forward, stacks: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def _logits(
+    network: Network, stacks: Mapping[str, Tensor], x: Tensor, activation: Activation
+) -> Tensor:
     first = next(iter(stacks.values()))
     images = x.to(first)
-    step = images_at_once(len(first), images)
     parts = [
-        forward(stacks, part.expand(len(first), *part.shape), None) for part in images.split(step)
+        network.forward(stacks, part.expand(len(first), *part.shape), activation)
+        for part in images.split(_images_at_once(len(first), images))
     ]
     return torch.cat(parts, 1)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def scores(
-    forward: Forward,
-    layout: Layout,
+def score_models(
+    network: Network,
+    activation: Activation,
     flat: Float[Tensor, "models parameters"],
     images: tuple[Tensor, Tensor],
     subsets: Sequence[np.ndarray],
 ) -> Float[np.ndarray, "models 2"]:
-    """Mean cross-entropy in nats and accuracy of each model on the images of its own subset."""
+    """Return each model's mean cross-entropy in nats and accuracy on its own images.
+
+    `subsets` holds the numbers of each model's images.
+    """
     x, y = images
     sizes = np.array([len(subset) for subset in subsets])
     totals = torch.zeros(len(flat), 2, dtype=torch.float64, device=flat.device)
-    n_blocks = math.ceil(len(flat) / models_at_once(flat.device))
-    # Models with subsets of about one size together, so that few places are filled in vain.
+    n_blocks = math.ceil(len(flat) / _models_at_once(flat.device))
+    # Models with subsets of about one size go together, so that little is computed in vain.
     for block in np.array_split(np.argsort(-sizes), n_blocks):
-        step = images_at_once(len(block), x)
+        step = _images_at_once(len(block), x)
         for start in range(0, sizes[block[0]], step):
             rows = block[sizes[block] > start]
             index = np.full((len(rows), min(step, sizes[block[0]] - start)), -1)
@@ -223,12 +170,10 @@ def scores(
                 index[place, : len(own)] = own
             where = torch.as_tensor(rows, device=flat.device)
             at = torch.as_tensor(index, device=flat.device)
-            weights = layout.views(flat[where])
-            logits = forward(weights, x[at.clamp(min=0)], None)
-            labels = y[at.clamp(min=0)]
+            stacks, labels = view_stacks(flat[where], network.shapes), y[at.clamp(min=0)]
+            logits = network.forward(stacks, x[at.clamp(min=0)], activation)
             loss = functional.cross_entropy(logits.mT, labels, reduction="none")
             found = torch.stack([loss, (logits.mT.argmax(1) == labels).to(loss)], 2)
-            totals[where] += torch.where((at >= 0)[:, :, None], found, 0).sum(
-                1, dtype=torch.float64
-            )
+            own_found = torch.where((at >= 0)[:, :, None], found, 0)
+            totals[where] += own_found.sum(1, dtype=torch.float64)
     return totals.cpu().numpy() / sizes[:, None]

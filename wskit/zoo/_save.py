@@ -1,25 +1,23 @@
-"""A zoo in a folder of our own layout: the weights' stacks, and the table beside them."""
+"""A zoo in one file of our own: the weights' stacks, and the table beside them."""
 
+import io
 import json
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from wskit._exchange import CAN_EXCHANGE, exchange
+from wskit._base.files import write_atomically
 from wskit.errors import ZooError
-from wskit.zoo._reading import reading
+from wskit.zoo._reading import explain_read_errors
 from wskit.zoo._zoo import Zoo
 
-WEIGHTS, RECORDS = "weights.safetensors", "records.parquet"
+SUFFIX = ".safetensors"
+_RECORDS = "records.parquet"  # the tensor that holds the table's bytes
 _MARK = "wskit_zoo"  # the entry of the metadata that holds the tensors' names in their order
 _BLOCK = 2**20  # numbers that are copied at a time
 _DTYPES = {
@@ -36,20 +34,20 @@ _DTYPES = {
 }
 
 
-def save_zoo(zoo: Zoo, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a zoo as a folder of two files, ``weights.safetensors`` and ``records.parquet``.
+def save_zoo(zoo: Zoo, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a zoo as one ``.safetensors`` file, with its table as Parquet inside.
 
-    The folder is written beside its target and moved into place when it is whole and on disk, so
+    The file is written beside its target and moved into place when it is whole and on disk, so
     that a failure leaves the target as it was. The weights are copied block by block: a zoo that
     is memory-mapped may be larger than the memory.
 
     Parameters
     ----------
     zoo : Zoo
-    folder : path
-        The target; the folder that it lies in must exist.
+    path : path
+        The target, whose name ends in ``.safetensors``. Its folder must exist.
     overwrite : bool, default False
-        Whether to replace a zoo that is there. Nothing but a saved zoo is ever replaced.
+        Whether to replace a zoo that is there. Only a saved zoo is ever replaced.
 
     Returns
     -------
@@ -59,150 +57,120 @@ def save_zoo(zoo: Zoo, folder: str | os.PathLike[str], *, overwrite: bool = Fals
     Raises
     ------
     ZooError
-        If there is something at the target, if a tensor or a column cannot be stored, or if the
-        files cannot be written.
+        If something is at the target, if a tensor or a column cannot be stored, or if the file
+        cannot be written.
 
     Examples
     --------
     >>> import tempfile
+    >>> from wskit.zoo import load_zoo
     >>> records = pd.DataFrame({"run": [0, 1], "epoch": [5.0, 5.0], "status": "trained"})
     >>> zoo = Zoo({"fc.weight": torch.arange(12.0).reshape(2, 3, 2)}, records)
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     path = save_zoo(zoo, f"{parent}/zoo")
-    ...     sorted(file.name for file in path.iterdir())
-    ['records.parquet', 'weights.safetensors']
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_zoo(save_zoo(zoo, f"{folder}/zoo.safetensors")).weights["fc.weight"].sum()
+    tensor(66.)
     """
-    target = Path(folder).expanduser()
-    with writing(target):
-        has_parent, is_taken = target.parent.is_dir(), target.exists() or target.is_symlink()
-    if not has_parent:
-        raise ZooError(f"{target}: expected the folder {target.parent} to exist; make it first.")
-    if is_taken and not overwrite:
-        raise ZooError(
-            f"{target}: there is something already; choose another folder, or pass overwrite=True."
-        )
+    target = Path(path).expanduser()
+    if target.suffix != SUFFIX:
+        raise ZooError(f"{target}: a saved zoo is a file whose name ends in {SUFFIX}; rename it.")
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise ZooError(
+                f"{target}: something is there already; choose another name, or pass "
+                "overwrite=True."
+            )
+        if target.is_symlink() or not _is_zoo(target):
+            raise ZooError(
+                f"{target}: only a saved zoo is overwritten, and this is something else; choose "
+                "another name."
+            )
     write_zoo(zoo, target)
     return target
 
 
 def write_zoo(zoo: Zoo, target: Path) -> None:
-    """Write a zoo, in the place of a zoo that is there; the folders above are made."""
-    unique = uuid.uuid4().hex
-    part, old = (target.with_name(f".{target.name}.{unique}.{end}") for end in ("part", "old"))
-    try:
-        with writing(target):
-            if target.exists() or target.is_symlink():
-                _check_is_zoo(target)
-            part.mkdir(parents=True)
-            _write_weights(part / WEIGHTS, zoo)
-            _write_records(part / RECORDS, zoo.records, target)
-            if not (CAN_EXCHANGE and target.exists() and exchange(part, target)):
-                _move(part, target, old)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    """Write a zoo in the place of what is there.
 
-
-@contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Say in one sentence that a zoo could not be written there."""
-    try:
-        yield
-    except OSError as error:
-        raise ZooError(
-            f"{target}: the zoo could not be written, {error.strerror or error}; free some space "
-            "or choose another folder."
-        ) from error
-
-
-def read_saved(folder: Path) -> Zoo:
-    """Open what `save_zoo` wrote; the weights are mapped, not read."""
-    for name in (WEIGHTS, RECORDS):
-        if not (folder / name).is_file():
+    Not with safetensors' own writer, which holds all of a zoo in memory.
+    """
+    for name, stack in zoo.weights.items():
+        if stack.dtype not in _DTYPES or name == _RECORDS:
             raise ZooError(
-                f"{folder}: a saved zoo is {WEIGHTS} and {RECORDS}, and {name} is missing; the "
-                "folder is not whole, get or save it again."
+                f"a zoo's tensor {name!r} of {stack.dtype} cannot be stored; convert or rename it."
             )
-    path = folder / WEIGHTS
-    with reading(path, "the weights of a saved zoo"):
+    table = torch.frombuffer(bytearray(_to_parquet(zoo.records, target)), dtype=torch.uint8)
+    stacks = {**zoo.weights, _RECORDS: table}
+    # Wider numbers come first, which keeps every tensor aligned.
+    names = sorted(stacks, key=lambda name: -stacks[name].element_size())
+    entries, end = {}, 0
+    for name in names:
+        shape, start = list(stacks[name].shape), end
+        end += math.prod(shape) * stacks[name].element_size()
+        dtype = _DTYPES[stacks[name].dtype]
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    metadata = {"format": "pt", _MARK: json.dumps(list(zoo.weights))}
+    header = json.dumps({"__metadata__": metadata, **entries}).encode()
+    header += b" " * (-len(header) % 8)
+    with write_atomically(target, ZooError) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name in names:
+            stack = stacks[name].detach()
+            for block in stack.split(max(1, _BLOCK // max(1, stack[:1].numel()))):
+                file.write(block.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _to_parquet(records: pd.DataFrame, target: Path) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        records.to_parquet(buffer, engine="pyarrow", index=False)
+    except (ValueError, TypeError) as error:
+        raise ZooError(
+            f"{target}: the zoo's table cannot be stored as Parquet ({error}); give its columns "
+            "strings for names, and each of them values of one type."
+        ) from error
+    return buffer.getvalue()
+
+
+def read_saved(path: Path) -> Zoo:
+    """Open what `save_zoo` wrote; the weights are mapped, not read."""
+    with explain_read_errors(path, "a saved zoo"):
         try:
             with safe_open(path, framework="pt") as file:
                 names = json.loads((file.metadata() or {})[_MARK])
                 weights = {name: file.get_tensor(name) for name in names}
+                table = file.get_tensor(_RECORDS).numpy().tobytes()
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    path = folder / RECORDS
-    with reading(path, "the table of a saved zoo"):
-        records = pd.read_parquet(path, engine="pyarrow")
+        return Zoo(weights, pd.read_parquet(io.BytesIO(table), engine="pyarrow"))
+
+
+def _is_zoo(path: Path) -> bool:
     try:
-        return Zoo(weights, records)
-    except ZooError as error:
-        raise ZooError(
-            f"{folder}: {WEIGHTS} and {RECORDS} are not of one zoo; {error} Get or save it again."
-        ) from error
+        with safe_open(path, framework="pt") as file:
+            return _MARK in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
-def _check_is_zoo(target: Path) -> None:
-    plain = target.is_dir() and not target.is_symlink()
-    if not plain or {path.name for path in target.iterdir()} - {WEIGHTS, RECORDS}:
-        raise ZooError(
-            f"{target}: only a saved zoo is overwritten, and there is something else; choose "
-            "another folder."
-        )
+# The folder of `train_zoo`: a small saved zoo per block, whose column `key` says what was trained.
+_BLOCKS = "block-*" + SUFFIX
 
 
-def _move(part: Path, target: Path, old: Path) -> None:
-    if target.exists():
-        target.rename(old)
-    try:
-        part.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
+def write_block(folder: Path, zoo: Zoo, keys: list[str], name: str) -> None:
+    """Save a finished block, with one key per row."""
+    write_zoo(Zoo(zoo.weights, zoo.records.assign(key=keys)), folder / f"block-{name}{SUFFIX}")
 
 
-def _write_weights(path: Path, zoo: Zoo) -> None:
-    # Not safetensors' own writer: it holds all of a zoo in memory, strided stacks twice.
-    entries, end = {}, 0
-    # Wider numbers come first, which keeps every tensor aligned.
-    names = sorted(zoo.weights, key=lambda name: -zoo.weights[name].element_size())
-    for name in names:
-        stack = zoo.weights[name]
-        if stack.dtype not in _DTYPES:
+def find_blocks(folder: Path) -> Iterator[Zoo]:
+    """Open the blocks of a folder, one by one; what else is there is left alone."""
+    for path in sorted(folder.glob(_BLOCKS)):
+        try:
+            zoo = read_saved(path)
+            if not {"key", "run"} <= set(zoo.records):
+                raise ZooError(f"{path}: the columns 'key' and 'run' are missing.")
+        except ZooError as error:
             raise ZooError(
-                f"a zoo's tensor {name!r} is {stack.dtype}, which cannot be stored; convert it."
-            )
-        start, end = end, end + math.prod(stack.shape) * stack.element_size()
-        entries[name] = {
-            "dtype": _DTYPES[stack.dtype],
-            "shape": list(stack.shape),
-            "data_offsets": [start, end],
-        }
-    metadata = {"format": "pt", _MARK: json.dumps(list(zoo.weights))}
-    header = json.dumps({"__metadata__": metadata, **entries}).encode()
-    header += b" " * (-len(header) % 8)
-    with path.open("xb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for name in names:
-            stack = zoo.weights[name]
-            for block in stack.split(max(1, _BLOCK // max(1, stack[:1].numel()))):
-                file.write(_bytes(block))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _bytes(block: Tensor) -> memoryview:
-    return block.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _write_records(path: Path, records: pd.DataFrame, target: Path) -> None:
-    try:
-        records.to_parquet(path, engine="pyarrow", index=False)
-    except (ValueError, TypeError) as error:
-        raise ZooError(
-            f"{target}: the zoo's table cannot be stored as Parquet ({error}); give its columns "
-            "texts for names, and each of them values of one type."
-        ) from error
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+                f"{path}: this is not a whole block of a zoo ({error}); move the file away, and "
+                "its models are trained again."
+            ) from error
+        yield zoo

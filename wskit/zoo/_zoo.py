@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from wskit._checks import check_weights
 from wskit.errors import ZooError
 
 
@@ -20,13 +19,13 @@ class Zoo:
     Attributes
     ----------
     weights : mapping of str to Tensor of shape (models, ...)
-        What ``torch.stack`` of the models' state dicts would give, under the names of one of them.
-        Of a zoo that was loaded from a file, memory-mapped.
-    records : DataFrame of a row a model
-        The columns that every zoo has: `run`, the training run that the model is a checkpoint of
-        (two rows of one run are not independent: split by it), `epoch`, and `status`, "trained" or
+        What ``torch.stack`` of the models' state dicts gives, under the names of one of them.
+        Memory-mapped where the zoo was loaded from one file.
+    records : DataFrame with one row per model
+        Every zoo has the columns `run`, the training run that the model is a checkpoint of (two
+        rows of one run are not independent: split by it), `epoch`, and `status`, "trained" or
         "diverged". Where known: `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`
-        (losses in nats, accuracies as fractions), and the hyper-parameters, a column each.
+        (losses in nats, accuracies as fractions), and a column for each hyper-parameter.
 
     Raises
     ------
@@ -45,11 +44,10 @@ class Zoo:
     records: pd.DataFrame
 
     def __post_init__(self) -> None:
-        check_weights(self.weights, ZooError)
         for name, stack in self.weights.items():
             if stack.ndim == 0 or len(stack) != len(self.records):
                 raise ZooError(
-                    f"a zoo's tensors have an entry a model, and {name!r} has the shape "
+                    f"a zoo's tensors have one entry per model, and {name!r} has the shape "
                     f"{tuple(stack.shape)} where the table has {len(self.records)} rows."
                 )
 
@@ -65,13 +63,13 @@ class Zoo:
 
         Parameters
         ----------
-        rows : slice, sequence of int, or mask of a value a model
-            Positions in the table, in the order that is wanted.
+        rows : slice, sequence of int, or mask with one value per model
+            Positions in the table, in the order of the result.
 
         Returns
         -------
         Zoo
-            Whose table counts its rows from 0. A slice shares its memory with this zoo.
+            Its table counts its rows from 0. A slice shares its memory with this zoo.
         """
         if isinstance(rows, slice):
             chosen: Any = rows
@@ -90,7 +88,7 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
     Parameters
     ----------
     zoos : sequence of Zoo
-        With the same tensors. Where runs of two zoos have the same number, they are the same run.
+        With the same tensors. Runs of two zoos that have the same number are the same run.
 
     Returns
     -------
@@ -108,19 +106,14 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
     2
     """
     if not zoos:
-        raise ZooError("there are no zoos to put together; give one at least.")
-    for i, zoo in enumerate(zoos):
-        if not isinstance(zoo, Zoo):
-            raise ZooError(f"zoos are put together, and number {i} is a {type(zoo).__name__}.")
+        raise ZooError("there are no zoos to put together; give at least one.")
     shapes = [{name: stack.shape[1:] for name, stack in zoo.weights.items()} for zoo in zoos]
     for i, found in enumerate(shapes):
-        if found != shapes[0]:
-            name = min(
-                (set(found.items()) ^ set(shapes[0].items())), key=lambda item: str(item[0])
-            )[0]
-            raise ZooError(
-                f"zoos of one architecture are needed, and tensor {name!r} differs between the "
-                f"first and number {i}: {shapes[0].get(name)} and {found.get(name)}."
-            )
+        for name in {**shapes[0], **found}:
+            if shapes[0].get(name) != found.get(name):
+                raise ZooError(
+                    f"zoos of one architecture are needed, and tensor {name!r} differs between "
+                    f"the first and number {i}: {shapes[0].get(name)} and {found.get(name)}."
+                )
     weights = {name: torch.cat([zoo.weights[name] for zoo in zoos]) for name in shapes[0]}
     return Zoo(weights, pd.concat([zoo.records for zoo in zoos], ignore_index=True))
