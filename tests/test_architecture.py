@@ -121,6 +121,19 @@ def test_import_is_light():
     assert out.stdout.split("\n")[:2] == ["[]", "False"]
 
 
+def test_the_core_is_light():
+    """What analyses and draws loads no library but those that it needs at once."""
+    heavy = ["seaborn", "sklearn", "joblib", "powerlaw", "requests", "pooch", "IPython"]
+    heavy += ["ipywidgets", "altair", "bqplot", "scipy.optimize", "scipy.stats", "jinja2"]
+    code = (
+        "import sys\n"
+        "from wskit import checkpoints, spectra, fits, plots, features\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
 def test_every_submodule_is_listed():
     assert set(wskit._SUBMODULES) == set(PUBLIC) - {"course"}
     with pytest.raises(AttributeError, match="no attribute 'spectrums'"):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -278,7 +278,8 @@ def plot_esd_evolution(
     with styled(ax):
         ax = new_axes() if ax is None else ax
         edges = _edges(np.concatenate([s.eigenvalues for s in spectra]), bins, log_x=True)
-        colors = sns.color_palette("viridis", len(spectra)).as_hex()
+        shades = np.linspace(0, 1, len(spectra) + 2)[1:-1]  # neither the darkest nor the palest
+        colors = [to_hex(color) for color in plt.colormaps["viridis"](shades)]
         for s, step, color in zip(spectra, numbers, colors, strict=True):
             density = _density(s.eigenvalues, edges, per_decade=False)
             style = {"color": color, "lw": 1.5, "label": f"{step_name} {step:g}"}
