@@ -149,10 +149,11 @@ def weight_distances(
     (array([3., 4.]), np.float64(0.0))
     """
     check_choice(by, By, GeometryError, "by")
-    named = name_models(_unstack(models), GeometryError)
+    stacks = models if _is_stack(models) else None
+    named = name_models(models if stacks is None else _unstack(stacks), GeometryError)
     labels, sources = list(named), list(named.values())
     layout = layout_of(sources[0], labels[0], error=GeometryError, names=names)
-    for label, model in named.items():
+    for label, model in named.items() if stacks is None else ():
         layout.check(model, label, any_float=True)
     if base is not None:
         base = as_weights(base, GeometryError, "the base")
@@ -171,7 +172,10 @@ def weight_distances(
         for start in range(0, size, columns):
             stop = min(start + columns, size)
             block = torch.empty(n, stop - start, dtype=torch.float64, device=place)
-            _fill(block, sources, name, start)
+            if stacks is None:
+                _fill(block, sources, name, start)
+            else:
+                block.copy_(stacks[name].detach().reshape(n, -1)[:, start:stop])
             _check_finite(block, name, labels)
             updates[g] += _subtract_origin(block, base, name, start)
             block -= block.mean(dim=0)
@@ -337,10 +341,12 @@ def unflatten(
     return layout.unflatten(vector)
 
 
-def _unstack(models: Any) -> Any:
-    """Return stacked weights as a list of models, which share their memory; a list as it is."""
-    if not isinstance(models, Mapping) or not isinstance(next(iter(models.values()), 0), Tensor):
-        return models
+def _is_stack(models: Any) -> bool:
+    return isinstance(models, Mapping) and isinstance(next(iter(models.values()), None), Tensor)
+
+
+def _unstack(models: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return stacked weights as a list of models, which share their memory."""
     lengths = {name: tuple(stack.shape[:1]) for name, stack in models.items()}
     if len(set(lengths.values())) != 1:
         raise GeometryError(
