@@ -152,7 +152,7 @@ def test_a_scheduler_that_goes_away_is_said(paths, tmp_path):
             joblib.parallel_config("dask", client=client),
             pytest.raises(
                 FeatureError,
-                match=r"the cluster's scheduler is gone: .*make a new Client. What was finished is "
+                match=r"the cluster's scheduler is gone; .*make a new Client. What was finished is "
                 r"in .*rows; call again to go on",
             ),
         ):
