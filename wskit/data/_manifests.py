@@ -126,7 +126,7 @@ def _read(path: Path) -> list[Resource]:
         raise DataError(f"manifest {path} cannot be used ({reason}); mend or remove it") from error
 
 
-def _resource(entry: dict[str, Any], package: dict[str, Any]) -> Resource:
+def _resource(entry: Any, package: Any) -> Resource:
     """Turn one entry of a manifest into a `Resource`."""
     size = None if entry.get("bytes") is None else _size(entry["bytes"])
     urls = tuple(_text(url, _URL) for url in entry["wskit:urls"])

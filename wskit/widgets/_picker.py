@@ -255,7 +255,7 @@ class CheckpointPicker(Panel):
 
     def _show_entry(self, _: Any = None) -> None:
         """Show size, licence, origin and citation, before anything is downloaded."""
-        r = data.catalog().set_index("name").loc[self.entry]
+        r: Any = data.catalog().set_index("name").loc[self.entry]
         size = "size unknown" if pd.isna(r["bytes"]) else f"{r['bytes'] / 1e6:.2f} MB"
         where = "in the cache" if r["cached"] else "to download"
         about = f"{size}, {where}; licence: {r['licence']}; from {r['source']}"
