@@ -15,6 +15,7 @@
 # | **Downloads** | none |
 
 # %% tags=["setup"]
+import copy
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -29,7 +30,6 @@ from wskit import averaging, course, data, exercises, landscape, plots, widgets
 
 plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # these networks are small: a second thread would cost time
-torch.set_default_dtype(torch.float64)  # every processor then comes to the same numbers
 N_SEEDS = 10  # the size knob
 
 # %% [markdown]
@@ -52,7 +52,7 @@ N_SEEDS = 10  # the size knob
 
 # %%
 digits = data.load_dataset("digits", seed=0)
-images = torch.cat([digits.train_x, digits.validation_x, digits.test_x]).double()
+images = torch.cat([digits.train_x, digits.validation_x, digits.test_x])
 labels = torch.cat([digits.train_y, digits.validation_y, digits.test_y])
 
 
@@ -81,7 +81,8 @@ print("Ten training images whose labels were drawn anew:", shown.train_y[:10].to
 # later. Its rate is 0.1 times a factor of the time $t$, which goes from 0 to 1. The first of the
 # schedules is the one that the paper's SGD has: constant to the half, then down to a hundredth.
 #
-# `train` gives the weights after every epoch, and a `Trajectory` keeps them all as one stacked tensor,
+# `train` computes in float64, in which every processor comes to the same numbers, and gives the weights
+# after every epoch, and a `Trajectory` keeps them all as one stacked tensor,
 # so that any average can be made afterwards, without training again. (`shifted` makes nine versions of
 # each image; that is for later.)
 
@@ -118,16 +119,17 @@ def record(*arguments, **options):
 # %%
 def train(part, rate, seed, net=cnn, shift=False, epochs=40):
     torch.manual_seed(seed)
-    net, draw = net(), torch.Generator().manual_seed(seed)
+    net, draw = net().double(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(i / epochs / 13))
-    x = shifted(part.train_x) if shift else part.train_x[None]
+    x = part.train_x.double()
+    x = shifted(x) if shift else x[None]
     for _ in range(epochs):
         for batch in torch.randperm(400, generator=draw).split(32):  # 13 of them
             version = torch.randint(len(x), (len(batch),), generator=draw)
             loss = functional.cross_entropy(net(x[version, batch]), part.train_y[batch])
             optimizer.zero_grad(), loss.backward(), optimizer.step(), schedule.step()
-        yield {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        yield copy.deepcopy(net).float().state_dict()
 
 
 # %%
@@ -349,18 +351,18 @@ print(f"share of the first component, over the seeds: {first.mean():.2f} +- {fir
 # %%
 def swa_by_torch(part, seed, start=8, epochs=40):
     torch.manual_seed(seed)
-    net = cnn(bn=True)
+    net, x = cnn(bn=True).double(), part.train_x.double()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-3)
     swa = torch.optim.swa_utils.AveragedModel(net)
     schedule = torch.optim.swa_utils.SWALR(optimizer, swa_lr=0.1, anneal_epochs=1)
     for epoch in range(epochs):
         for batch in torch.randperm(400).split(32):
-            loss = functional.cross_entropy(net(part.train_x[batch]), part.train_y[batch])
+            loss = functional.cross_entropy(net(x[batch]), part.train_y[batch])
             optimizer.zero_grad(), loss.backward(), optimizer.step()
         schedule.step()
         if epoch >= start:
             swa.update_parameters(net)
-    return swa.eval()
+    return swa.float().eval()
 
 
 # %%
