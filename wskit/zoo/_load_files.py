@@ -81,8 +81,10 @@ def read_files_of_table(path: Path, reader: Reader | None, *, progress: bool) ->
         if first != row:
             raise ZooError(f"{where}: {entry!r} has a row already, {first}; drop one of them.")
     _check_all_listed(folder, paths, path)
-    defaults = {"run": range(len(records)), "epoch": np.nan}
-    records = records.assign(**{k: v for k, v in defaults.items() if k not in records})
+    if "run" not in records:
+        records["run"] = range(len(records))
+    if "epoch" not in records:
+        records["epoch"] = np.nan
     records = complete_records(records, path)
     return Zoo(_stack_files(paths, reader, progress=progress), records)
 
@@ -150,7 +152,7 @@ def _read_config(trial: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ZooError(f"{path}: expected an object with a trial's settings; get it again.")
     return {
-        _RAY_RENAMED.get(key, key): json.dumps(v) if isinstance(v, dict | list) else v
+        _RAY_RENAMED.get(key, str(key)): json.dumps(v) if isinstance(v, dict | list) else v
         for key, v in config.items()
     }
 
@@ -169,7 +171,7 @@ def _read_metrics(path: Path, epoch: int, *, with_zero: bool) -> dict[str, float
         if epoch == 0:
             return {}
         raise ZooError(f"{path}: no line is of epoch {epoch}, which has a checkpoint.")
-    found = {_RAY_RENAMED.get(key, key): value for key, value in by_epoch[epoch].items()}
+    found = {_RAY_RENAMED.get(key, str(key)): value for key, value in by_epoch[epoch].items()}
     with explain_read_errors(path, f"numbers as the metrics of epoch {epoch}"):
         values = {name: float(found[name]) for name in _METRICS if found.get(name) is not None}
     return {name: value for name, value in values.items() if value != _RAY_NOT_MEASURED}
