@@ -1,33 +1,34 @@
-"""EsdExplorer over several checkpoints, over every kind of layer, its layer table and its exports.
+"""EsdExplorer, driven by its traits and controls, without a browser."""
 
-What it does with one layer of one checkpoint is in test_widgets.py.
-"""
-
-import base64
 import html
-import io
 import re
 import threading
 
-import ipywidgets
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_widgets import HOSTILE, PNG, control, number, text
+from torch import nn
+from widgets_kit import HOSTILE, PNG, cells, control, labels, run_code, text
 
-from wskit import checkpoints, features, plots
+from wskit import checkpoints, features
 from wskit.errors import SpectrumError
 from wskit.fits import classify_phase, fit_marchenko_pastur, fit_power_law
 from wskit.spectra import inventory, shuffled_weights, spectra, spectrum
 from wskit.widgets import EsdExplorer, _esd
+
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open")
 
 
 def make_weights(seed=0, spike=0.0):
     generator = torch.Generator().manual_seed(seed)
     W = torch.randn(60, 40, generator=generator)
     W[:, 0] += spike
-    return {"conv.weight": torch.randn(9, 8, 3, generator=generator), "fc.weight": W}
+    return {
+        "bias": torch.zeros(16),
+        "conv.weight": torch.randn(9, 8, 3, generator=generator),
+        "fc.weight": W,
+    }
 
 
 @pytest.fixture
@@ -43,88 +44,134 @@ def panel(run):
     panel.close()
 
 
-def descriptions(panel):
-    found, todo = set(), [panel]
-    while todo:
-        widget = todo.pop()
-        todo += getattr(widget, "children", ())
-        found.add(getattr(widget, "description", ""))
-    return found
+# -- one layer --------------------------------------------------------------------------------
 
 
-def columns(panel, key):
-    """The cells of one row of the numbers."""
-    row = re.search(rf'<tr><th scope="row"[^>]*>{key}</th>(.*?)</tr>', panel._numbers.value)[1]
-    return [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
+def test_it_opens_on_the_first_layer_that_has_a_matrix():
+    panel = EsdExplorer(make_weights())
+    assert (panel.layer, panel.status, panel.message) == ("conv.weight", "done", "")
+    assert panel.spectrum.eigenvalues.size == 3 * 8
+    assert panel.fit == panel.best == fit_power_law(panel.spectrum.eigenvalues)
+    assert "conv.weight, 3 × 9 × 8" in text(panel._numbers)
+    assert not {"Step", "Compare with"} & labels(panel)
+    bundle = panel._repr_mimebundle_()
+    assert bundle["text/plain"] == panel.describe()
+    assert bundle["text/plain"].startswith("Axes 'conv.weight")
+    assert panel.static_image().startswith(PNG)
+    panel.close()
 
 
-def link(panel, label):
-    """What the link saves: the file's name and its content; None where there is no link."""
-    pattern = rf'<a download="([^"]*)" href="data:([^;]*);base64,([^"]*)"[^>]*>{label}</a>'
-    match = re.search(pattern, panel._links.value)
-    return match and (match[1], match[2], base64.b64decode(match[3]))
+@pytest.mark.parametrize(
+    ("label", "trait", "value"),
+    [
+        ("Layer", "layer", "conv.weight"),
+        ("Axes", "scale", "linear"),
+        ("Bins", "bins", 20),
+        ("Power law", "show_fit", False),
+        ("Marchenko-Pastur", "show_mp", True),
+        ("Shuffled weights", "show_null", True),
+    ],
+)
+def test_a_control_and_its_trait_move_each_other(panel, label, trait, value):
+    box = control(panel, label)
+    before, png, words = getattr(panel, trait), panel.static_image(), panel.describe()
+    box.value = value
+    assert getattr(panel, trait) == value
+    assert panel.static_image() != png
+    assert panel.describe() != words
+    assert html.escape(panel.describe()) in panel._picture.value
+    setattr(panel, trait, before)
+    assert box.value == before
+    assert panel.static_image() == png
 
 
-def run_code(panel, **names):
-    """Run the panel's cell, compare its picture with the panel's, and return what it made."""
-    scope = dict(names)
-    exec(panel.code(), scope)
-    try:
-        assert plots.describe(scope["ax"]) == panel.describe()
-    finally:
-        plt.close(scope["ax"].figure)
-    return scope
+def test_slider_and_field_move_xmin(panel):
+    slider, field = control(panel, "Tail from"), control(panel, "xmin")
+    eigenvalues = panel.spectrum.eigenvalues
+    assert panel.xmin is None
+    assert eigenvalues[slider.value] == panel.best.xmin
+    assert slider.max == eigenvalues.size - 2  # a tail of one value has no exponent
+    for index in (0, 7):
+        slider.value = index
+        assert panel.xmin == eigenvalues[index]
+        assert panel.fit == fit_power_law(eigenvalues, xmin=eigenvalues[index])
+        assert field.value == pytest.approx(eigenvalues[index], rel=1e-3)
+        assert cells(panel._numbers, "α")[0].startswith(f"{panel.fit.alpha:.3f}")
+        assert cells(panel._numbers, "KS distance") == [f"{panel.fit.ks:.4f}"]
+    mark = next(line for line in panel.ax.get_lines() if line.get_label() == "best xmin")
+    assert mark.get_xdata() == [panel.best.xmin] * 2
+    field.value = between = (eigenvalues[9] + eigenvalues[10]) / 2
+    assert panel.xmin == between == panel.fit.xmin
+    assert slider.value == 10
+    assert panel.fit.n_tail == eigenvalues.size - 10
+    control(panel, "Best xmin").click()
+    assert panel.xmin is None
+    assert eigenvalues[slider.value] == panel.best.xmin
+
+
+@pytest.mark.parametrize("change", [{"layer": "conv.weight"}, {"step": "end"}])
+def test_another_layer_or_step_begins_with_its_best_xmin(panel, change):
+    panel.xmin = float(panel.spectrum.eigenvalues[3])
+    panel.set_trait(*next(iter(change.items())))
+    assert panel.xmin is None
+    assert panel.fit == fit_power_law(panel.spectrum.eigenvalues)
+
+
+@pytest.mark.parametrize("xmin", [1e9, -1.0, float("nan"), float("inf")])
+def test_an_xmin_out_of_range_is_one_sentence(panel, xmin):
+    rows = panel._numbers.value.count("<tr>")
+    control(panel, "xmin").value = xmin
+    assert panel.status == "failed"
+    assert "xmin" in panel.message
+    assert panel.fit is None
+    assert "power law" not in panel.describe()
+    assert panel.message in text(panel._message_view)
+    assert panel._numbers.value.count("<tr>") == rows  # nothing jumps
+    panel.xmin = None
+    assert (panel.status, panel.message) == ("done", "")
+
+
+def test_what_has_no_spectrum_or_no_law_says_so():
+    weights = make_weights()
+    weights |= {"bad.weight": torch.full((4, 3), float("nan")), "zero": torch.zeros(5, 4)}
+    panel = EsdExplorer(weights)
+    panel.layer = "bad.weight"
+    assert panel.status == "failed"
+    assert "tensor 'bad.weight' holds NaN or inf in 12 of its 12 entries" in panel.message
+    assert panel.spectrum is panel.fit is panel.ax is None
+    assert panel.static_image() == b""
+    assert panel.describe() == panel.message
+    control(panel, "Tail from").value = 0  # harmless while there is nothing to show
+    panel.layer, panel.show_mp = "zero", True
+    assert panel.status == "failed"
+    assert panel.fit is panel.mp is None
+    assert "histogram" in panel.describe()
+    assert cells(panel._numbers, "MP spikes") == ["–"]
+    panel.layer = "fc.weight"
+    assert (panel.status, panel.message) == ("done", "")
+    panel.close()
+
+
+def test_weights_without_a_matrix_or_layer_are_refused():
+    with pytest.raises(SpectrumError, match=r"None of the 1 tensors has a matrix; .*inventory"):
+        EsdExplorer({"bias": torch.zeros(3)})
+    with pytest.raises(SpectrumError, match=r"layer must be one of .*fc\.weight.*, got 'fc'"):
+        EsdExplorer(make_weights(), layer="fc")
 
 
 # -- several checkpoints ----------------------------------------------------------------------
 
 
-def test_one_checkpoint_has_neither_slider_nor_comparison(run):
-    panel = EsdExplorer(run["end"])
-    assert (panel.step, panel.compare) == (None, None)
-    assert not {"Step", "Compare with"} & descriptions(panel)
-    panel.close()
-
-
-def test_a_mapping_of_one_checkpoint_has_nothing_to_choose(run):
-    panel = EsdExplorer({7: run["end"]})
-    assert panel.step == 7
-    assert "Step" not in descriptions(panel)
-    run_code(panel, weights={7: run["end"]})
-    panel.close()
-
-
 def test_the_slider_steps_through_the_checkpoints(panel, run):
-    slider = control(panel, "Step", ipywidgets.SelectionSlider)
+    slider = control(panel, "Step")
     assert slider.options == (("epoch 0", "epoch 0"), ("epoch 5", "epoch 5"), ("end", "end"))
-    for label in ["end", "epoch 5", "epoch 0"]:
-        png = panel.static_image()
+    for label in ["end", "epoch 0"]:
         slider.value = label
         assert panel.step == label
-        assert panel.static_image() != png
         expected = spectrum(run[label]["fc.weight"]).eigenvalues
-        assert panel.spectrum.eigenvalues.tolist() == expected.tolist()
+        np.testing.assert_allclose(panel.spectrum.eigenvalues, expected, rtol=1e-9, atol=1e-12)
         assert f"histogram '{label}'" in panel.describe()
-        assert number(panel, "largest") == pytest.approx(expected[-1], rel=1e-3)
-    panel.step = "end"
-    assert slider.value == "end"
-
-
-def test_labels_may_be_numbers(run):
-    steps = dict(zip([0, 5, 2.5], run.values(), strict=True))
-    panel = EsdExplorer(steps, step=5)
-    panel.compare = 2.5
-    assert "histogram 'step 5'" in panel.describe()
-    assert "histogram 'step 2.5'" in panel.describe()
-    run_code(panel, weights=steps)
-    panel.close()
-
-
-def test_another_step_begins_with_its_best_xmin(panel):
-    panel.xmin = float(panel.spectrum.eigenvalues[3])
-    panel.step = "end"
-    assert panel.xmin is None
-    assert panel.fit == fit_power_law(panel.spectrum.eigenvalues)
+        assert cells(panel._numbers, "largest") == [f"{expected[-1]:.4g}"]
 
 
 def test_another_checkpoint_is_laid_over_it_with_its_numbers_beside(panel, run):
@@ -133,70 +180,34 @@ def test_another_checkpoint_is_laid_over_it_with_its_numbers_beside(panel, run):
     chooser.value = "end"
     assert panel.compare == "end"
     other = spectrum(run["end"]["fc.weight"]).eigenvalues
-    assert panel.other.eigenvalues.tolist() == other.tolist()
-    outline = next(p for p in panel.ax.patches if p.get_label() == "end")
-    assert outline.get_data().edges[-1] == pytest.approx(other[-1])
+    np.testing.assert_allclose(panel.other.eigenvalues, other, rtol=1e-9, atol=1e-12)
+    assert "'end'" in panel.describe()
     best = fit_power_law(other)
-    assert columns(panel, "&alpha;")[1] == f"{best.alpha:.3f} ± {best.sigma:.3f}"
-    assert columns(panel, "largest")[1] == f"{other[-1]:.4g}"
-    assert re.search(r"epoch 0\s+end\s+eigenvalues", text(panel._numbers))
-    xmin = float(panel.spectrum.eigenvalues[20])
-    panel.xmin = xmin  # is that of both
-    assert columns(panel, "xmin") == [f"{xmin:.4g}"] * 2
-    alpha = fit_power_law(other, xmin=xmin).alpha
-    assert columns(panel, "&alpha;")[1].startswith(f"{alpha:.3f}")
+    assert cells(panel._numbers, "α")[1] == f"{best.alpha:.3f} ± {best.sigma:.3f}"
+    panel.xmin = xmin = float(panel.spectrum.eigenvalues[20])  # is that of both
+    assert cells(panel._numbers, "xmin") == [f"{xmin:.4g}"] * 2
+    panel.compare = "epoch 0"  # with itself: it is shown once
+    assert panel.other is None
     chooser.value = "none"
     assert panel.compare is panel.other is None
-    assert "'end'" not in panel.describe()
-    assert len(columns(panel, "xmin")) == 1
-
-
-def test_comparing_with_itself_shows_it_once(panel):
-    alone = panel.describe()
-    panel.compare = "epoch 0"
-    assert panel.describe() == alone
-    panel.step = "end"
-    assert "histogram 'epoch 0'" in panel.describe()
-
-
-def test_an_unknown_checkpoint_is_refused(panel, run):
-    for name in ("step", "compare"):
-        with pytest.raises(SpectrumError, match=r"no checkpoint 'epoch 9'; choose .*'epoch 5'"):
-            setattr(panel, name, "epoch 9")
-    with pytest.raises(SpectrumError, match="no checkpoint None"):
-        panel.step = None
-    with pytest.raises(SpectrumError, match=r"no checkpoint 'x'; choose one of \[\]"):
-        EsdExplorer(run["end"], step="x")
+    assert len(cells(panel._numbers, "xmin")) == 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda w: w.pop("fc.weight"),
-            r"'fc\.weight' is 60 × 40 at 'epoch 0' and missing at 'end'",
-        ),
+        (lambda w: w.pop("fc.weight"), "is 60 × 40 at 'epoch 0' and missing at 'end'"),
         (
             lambda w: w.update({"conv.weight": torch.ones(9, 8, 5)}),
-            r"'conv\.weight' is 3 × 9 × 8 at 'epoch 0' and 5 × 9 × 8 at 'end'",
+            "is 3 × 9 × 8 at 'epoch 0' and 5 × 9 × 8 at 'end'",
         ),
-        (
-            lambda w: w.update({"new.weight": torch.eye(4)}),
-            r"'new\.weight' is missing at 'epoch 0' and 4 × 4 at 'end'",
-        ),
+        (lambda w: w.update({"new": torch.eye(4)}), "'new' is missing at 'epoch 0' and 4 × 4"),
     ],
 )
 def test_checkpoints_of_different_layers_are_refused(run, change, message):
     change(run["end"])
-    with pytest.raises(SpectrumError, match=f"need the same layers, and {message}"):
+    with pytest.raises(SpectrumError, match=f"need the same layers, .*{message}"):
         EsdExplorer(run)
-
-
-def test_what_is_no_mapping_of_checkpoints_is_refused(run):
-    with pytest.raises(SpectrumError, match=r"under 'x' there is a Tensor"):
-        EsdExplorer(run | {"x": torch.eye(3)})
-    with pytest.raises(SpectrumError, match=r"a text or a number, got \(1, 2\)"):
-        EsdExplorer({(1, 2): run["end"]})
 
 
 def test_a_failure_says_at_which_step(panel, run):
@@ -204,77 +215,64 @@ def test_a_failure_says_at_which_step(panel, run):
     shown = panel.describe()
     panel.compare = "end"
     assert panel.status == "failed"
-    assert re.match("At end: tensor 'fc.weight' holds NaN or inf", panel.message)
-    assert panel.other is None
+    assert panel.message.startswith("At end: tensor 'fc.weight' holds NaN or inf")
     assert panel.describe() == shown
     panel.compare, panel.step = None, "end"
     assert (panel.status, panel.spectrum, panel.static_image()) == ("failed", None, b"")
-    assert link(panel, "Save picture") is None
     panel.step = "epoch 5"
     assert (panel.status, panel.message) == ("done", "")
 
 
 def test_labels_and_names_can_do_no_harm():
-    labels = [HOSTILE, r"$\frac{$"]
-    panel = EsdExplorer({label: {HOSTILE: torch.eye(4) + 1} for label in labels})
-    panel.compare = labels[1]
+    names = [HOSTILE, r"$\frac{$"]
+    panel = EsdExplorer({label: {HOSTILE: torch.eye(4) + 1} for label in names})
+    panel.compare = names[1]
     panel.compute_table()
     panel.wait()
     assert panel.status == "done"
-    for view in (panel._numbers, panel._picture, panel._message_view, panel._links):
+    assert html.escape(HOSTILE, quote=False) in panel._numbers.value
+    for view in (panel._numbers, panel._picture, panel._message_view, panel._table_view):
         assert "<img src=x" not in view.value
-    assert (
-        link(panel, "Save picture")[0] == "img-src-x-onerror-alert-1-img-src-x-onerror-alert-1.png"
-    )
-    assert link(panel, "Save table")[0] == "layers-img-src-x-onerror-alert-1.csv"
     panel.close()
 
 
-# -- the Marchenko-Pastur law -----------------------------------------------------------------
+# -- what it takes ----------------------------------------------------------------------------
 
 
-def test_the_marchenko_pastur_law_is_drawn_on_request(panel):
-    panel.step = "end"
-    s = panel.spectrum
-    law = fit_marchenko_pastur(s.eigenvalues, N=s.N, M=s.M)
-    assert panel.mp == law
-    assert law.n_spikes > 0
-    assert "Marchenko-Pastur" not in panel.describe()
-    before = text(panel._numbers)
-    control(panel, "Marchenko-Pastur").value = True
-    assert panel.show_mp
-    assert "Marchenko-Pastur" in panel.describe()
-    assert text(panel._numbers) == before  # the numbers are always there
-    assert number(panel, "MP σ") == pytest.approx(law.sigma, rel=1e-3)
-    assert number(panel, "MP spikes") == law.n_spikes
-    assert panel.phase == classify_phase(s.eigenvalues, N=s.N, M=s.M).name
-    assert columns(panel, "phase") == [panel.phase]
+def test_weights_are_a_network_a_file_or_several(tmp_path):
+    net = nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 9))
+    path = tmp_path / "it's.safetensors"
+    checkpoints.save_weights(net.state_dict(), path)
+    expected = spectrum(net[0].weight.detach()).eigenvalues
+    for weights in (net, str(path), path, {1: net, 2: path}):
+        panel = EsdExplorer(weights, layer="0.weight")
+        np.testing.assert_allclose(panel.spectrum.eigenvalues, expected, rtol=1e-6)
+        panel.close()
 
 
-def test_where_no_law_fits_there_are_dashes(run):
-    panel = EsdExplorer({"zero": torch.zeros(5, 4), **run["end"]}, layer="fc.weight")
-    rows = panel._numbers.value.count("<tr>")
-    panel.show_mp = True
-    panel.layer = "zero"
-    assert (panel.mp, columns(panel, "MP spikes")) == (None, ["–"])
-    assert panel._numbers.value.count("<tr>") == rows
-    assert "Marchenko-Pastur" not in panel.describe()
-    assert "power law" in panel.message  # and says nothing of the other law
-    panel.close()
+def test_the_code_opens_all_files(run, tmp_path):
+    opened = {}
+    for label, weights in run.items():
+        checkpoints.save_weights(weights, tmp_path / f"{label}.safetensors")
+        opened[label] = checkpoints.open_checkpoint(tmp_path / f"{label}.safetensors")
+    panel = EsdExplorer(opened, step="end")
+    panel.compare = "epoch 5"
+    run_code(panel)
+    mixed = EsdExplorer(opened | {"end": run["end"]})
+    run_code(mixed, weights=opened)
+    for each in (panel, mixed, *opened.values()):
+        each.close()
 
 
 # -- every kind of layer ----------------------------------------------------------------------
 
-
 KINDS = {
     "block.experts": (4, 12, 10),
-    "memory": (3, 9, 8),
     "tall": (1, 12, 7),
     "conv1d.weight": (12, 10, 5),
     "conv3d.weight": (8, 6, 2, 2, 2),
     "q.lora_A.weight": (3, 20),
     "q.lora_B.weight": (16, 3),
-    "embedding.weight": (30, 12),
 }
 
 
@@ -288,21 +286,17 @@ def zoo():
 def test_every_layer_of_the_inventory_is_shown_and_its_code_too(zoo, conv):
     listed = inventory(zoo, conv=conv)
     names = listed.loc[listed["reason"] == "", "name"]
-    if conv == "per-slice":
-        names = [name for name in names if not name.endswith(("1]", "2]"))]
     panel = EsdExplorer(zoo, conv=conv)
-    for name in names:
+    for name in [name for name in names if not name.endswith(("1]", "2]", "3]", "4]"))]:
         panel.layer = name
         (expected,) = spectra(zoo, names=[name], conv=conv)
         assert panel.status == "done", panel.message
         assert panel.spectrum.eigenvalues == pytest.approx(expected.eigenvalues, rel=1e-9, abs=1e-9)
-        assert (panel.spectrum.N, panel.spectrum.M) == (expected.N, expected.M)
         run_code(panel, weights=zoo)
-    assert panel.spectrum.name == name
     panel.close()
 
 
-@pytest.mark.parametrize("name", ["block.experts", "memory", "tall", "conv1d.weight"])
+@pytest.mark.parametrize("name", ["block.experts", "conv1d.weight"])
 def test_every_kind_can_be_shuffled_and_compared(zoo, name):
     weights = {"a": zoo, "b": shuffled_weights(zoo, seed=1)}
     panel = EsdExplorer(weights, layer=name)
@@ -311,85 +305,49 @@ def test_every_kind_can_be_shuffled_and_compared(zoo, name):
     for s in (panel.null, panel.other):
         assert s.eigenvalues.sum() == pytest.approx(trace)
         assert s.eigenvalues[-1] != panel.spectrum.eigenvalues[-1]
-    scope = run_code(panel, weights=weights)
-    assert scope["other"].eigenvalues.tolist() == panel.other.eigenvalues.tolist()
+    run_code(panel, weights=weights)
     panel.close()
 
 
 def test_a_low_rank_pair_cannot_be_shuffled(zoo):
     panel = EsdExplorer(zoo)
     box = control(panel, "Shuffled weights")
-    assert not box.disabled
     panel.show_null = True
     panel.layer = "q.lora_BA"
     assert (panel.status, panel.null, box.disabled) == ("done", None, True)
-    assert "shuffled" not in panel.describe()
-    run_code(panel, weights=zoo)
     panel.layer = "tall"
     assert not box.disabled
     assert "shuffled" in panel.describe()
     panel.close()
 
 
+def test_the_laws_are_those_of_fits(panel):
+    panel.step = "end"
+    s = panel.spectrum
+    law = fit_marchenko_pastur(s.eigenvalues, N=s.N, M=s.M)
+    assert panel.mp == law
+    assert cells(panel._numbers, "MP spikes") == [f"{law.n_spikes}"]
+    assert panel.phase == classify_phase(s.eigenvalues, N=s.N, M=s.M).name
+    assert cells(panel._numbers, "phase") == [panel.phase]
+
+
 # -- the table of layers ----------------------------------------------------------------------
 
 
-def test_the_table_of_layers_is_a_list_to_choose_from(panel, run):
-    rows = panel._list
-    assert rows.layout.display == "none"
+def test_the_table_of_layers_is_that_of_features(panel, run):
     control(panel, "Table of layers").click()
-    assert panel.status == "running"
-    assert panel.message == "Computing the table of layers."
+    assert (panel.status, panel.message) == ("running", "Computing the table of layers.")
     panel.wait()
     assert (panel.status, panel.message) == ("done", "")
     expected = features.spectral_table(run["epoch 0"])
     pd.testing.assert_frame_equal(panel.table, expected)
-    assert rows.layout.display == ""
-    assert rows.value == panel.layer == "fc.weight"
-    line = next(label for label, name in rows.options if name == "fc.weight")
-    (row,) = expected[expected["name"] == "fc.weight"].to_dict("records")
-    fields = [row["name"], "60", "×", "40", f"{row['alpha']:.2f}", str(row["n_spikes"])]
-    assert line.split() == [*fields, row["phase"]]
-    assert rows.description.split() == ["Layer", "N", "×", "M", "α", "spikes", "phase"]
-    png = panel.static_image()
-    rows.value = "conv.weight"
-    assert panel.layer == "conv.weight"
-    assert panel.static_image() != png
-    control(panel, "Layer").value = "fc.weight"
-    assert rows.value == "fc.weight"
-
-
-def test_the_columns_of_the_list_stand_under_each_other(zoo):
-    panel = EsdExplorer(zoo | {"a.very.long.name." * 5 + "weight": torch.eye(5)})
-    panel.compute_table()
-    panel.wait()
-    lines = [label for label, _ in panel._list.options]
-    assert len(lines) == 8
-    start = panel._list.description.index("phase")
-    assert {line[start - 2 : start] for line in lines} == {"\N{NO-BREAK SPACE}" * 2}
-    assert all(line[start] != "\N{NO-BREAK SPACE}" for line in lines)
-    assert max(map(len, lines)) < 90
-    panel.close()
-
-
-def test_a_layer_without_a_spectrum_is_in_the_table_and_not_in_the_list(run):
-    weights = run["end"] | {"steps": torch.zeros(2, 2, dtype=torch.long)}
-    panel = EsdExplorer(weights)
-    panel.compute_table()
-    panel.wait()
-    assert "steps" in set(panel.table["name"])
-    assert [name for _, name in panel._list.options] == ["conv.weight", "fc.weight"]
-    panel.close()
-
-
-def test_another_step_takes_the_table_away(panel):
-    panel.compute_table()
-    panel.wait()
-    panel.step = "end"
-    assert panel.table is None
-    assert panel._list.layout.display == "none"
-    assert link(panel, "Save table") is None
-    assert panel.spectrum is not None
+    row = expected.set_index("name").loc["fc.weight"]
+    shown = ["60", "40", f"{row['alpha']:.4g}", str(row["n_spikes"]), row["phase"]]
+    assert cells(panel._table_view, "fc.weight") == shown
+    table = run_code(panel, weights=run)["table"]
+    pd.testing.assert_frame_equal(table, panel.table)
+    panel.step = "end"  # the table was another checkpoint's
+    assert (panel.table, panel._table_view.value) == (None, "")
 
 
 @pytest.fixture
@@ -398,7 +356,7 @@ def gate(monkeypatch):
     gate, original = threading.Event(), _esd.spectral_table
 
     def held(weights, **options):
-        assert gate.wait(30)
+        assert gate.wait(60)
         return original(weights, **options)
 
     monkeypatch.setattr(_esd, "spectral_table", held)
@@ -411,7 +369,7 @@ def test_the_table_can_be_cancelled(panel, gate):
     thread = panel._thread
     control(panel, "Cancel").click()
     gate.set()
-    thread.join(30)
+    thread.join(60)
     panel.wait()
     assert (panel.status, panel.table) == ("cancelled", None)
     assert panel.spectrum is not None
@@ -419,85 +377,45 @@ def test_the_table_can_be_cancelled(panel, gate):
     assert (panel.status, "30 bins" in panel.describe()) == ("done", True)
 
 
-def test_the_table_tells_its_progress(panel, gate):
+def test_a_picture_that_the_table_overtook_is_drawn_after_it(run, gate, monkeypatch):
+    monkeypatch.setattr(_esd, "_INLINE_OPERATIONS", 0)
+    panel = EsdExplorer(run)
     seen = []
     panel.observe(lambda change: seen.append(change["new"]), "progress")
     panel.compute_table()
     gate.set()
     panel.wait()
-    assert seen
-    assert all(0 < value <= 1 for value in seen)
-
-
-def test_a_picture_that_the_table_overtook_is_drawn_after_it(run, gate, monkeypatch):
-    monkeypatch.setattr(_esd, "_INLINE_OPERATIONS", 0)
-    panel = EsdExplorer(run)
-    panel.compute_table()
-    gate.set()
-    panel.wait()
     assert panel.table is not None
-    panel.wait()
     assert (panel.status, panel.message) == ("done", "")
+    assert all(0 <= value <= 1 for value in seen)
     assert panel.static_image().startswith(PNG)
     panel.close()
 
 
-# -- code and export --------------------------------------------------------------------------
+# -- code -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "state",
     [
-        {},
         {"step": "end", "show_mp": True},
         {"step": "end", "compare": "epoch 0", "show_mp": True, "show_null": True, "xmin": 30.0},
         {"compare": "end", "layer": "conv.weight", "show_fit": False, "scale": "log-linear"},
-        {"compare": "epoch 0"},
+        {"xmin": 30.0, "show_fit": False, "bins": 17},
+        {"xmin": 1e9},  # no fit is shown
     ],
 )
-def test_the_code_reproduces_the_screen_of_every_checkpoint(panel, run, state):
+def test_the_code_reproduces_the_screen(panel, run, state):
     for name, value in state.items():
         setattr(panel, name, value)
     scope = run_code(panel, weights=run)
     assert scope["s"].eigenvalues.tolist() == panel.spectrum.eigenvalues.tolist()
-    assert max(map(len, panel.code().splitlines())) <= 100
 
 
-def test_the_code_makes_the_table_too(panel, run):
-    assert "features" not in panel.code()
-    panel.step = "epoch 5"
-    panel.compute_table()
-    panel.wait()
-    pd.testing.assert_frame_equal(run_code(panel, weights=run)["table"], panel.table)
-
-
-def test_the_code_opens_all_files(run, tmp_path):
-    opened = {}
-    for label, weights in run.items():
-        checkpoints.save_weights(weights, tmp_path / f"{label}.safetensors")
-        opened[label] = checkpoints.open_checkpoint(tmp_path / f"{label}.safetensors")
-    panel = EsdExplorer(opened, step="end")
-    panel.compare = "epoch 5"
-    panel.compute_table()
-    panel.wait()
-    assert len(panel.table) == 2
-    run_code(panel)
-    mixed = EsdExplorer(opened | {"end": run["end"]})
-    run_code(mixed, weights=opened)
-    for each in (panel, mixed, *opened.values()):
-        each.close()
-
-
-def test_picture_and_table_can_be_saved(panel):
-    name, mime, content = link(panel, "Save picture")
-    assert (name, mime, content) == ("fc.weight-epoch-0.png", "image/png", panel.static_image())
-    assert link(panel, "Save table") is None
-    panel.compute_table()
-    panel.wait()
-    name, mime, content = link(panel, "Save table")
-    assert (name, mime) == ("layers-epoch-0.csv", "text/csv")
-    saved = pd.read_csv(io.BytesIO(content))
-    assert saved["name"].tolist() == panel.table["name"].tolist()
-    assert saved["alpha"].tolist() == pytest.approx(panel.table["alpha"].tolist())
-    panel.bins = 30
-    assert link(panel, "Save picture")[2] == panel.static_image()
+def test_labels_may_be_numbers(run):
+    steps = dict(zip([0, 5, 2.5], run.values(), strict=True))
+    panel = EsdExplorer(steps, step=5)
+    panel.compare = 2.5
+    assert re.search(r"histogram 'step 5'(.|\n)*histogram 'step 2\.5'", panel.describe())
+    run_code(panel, weights=steps)
+    panel.close()

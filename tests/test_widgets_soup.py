@@ -3,17 +3,15 @@
 import json
 import threading
 
-import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_widgets import PNG
-from test_widgets_region import control, controls
+from torch import nn
+from widgets_kit import PNG, control
+from widgets_kit import run_code as run_cell
 
-from wskit import plots
-from wskit.checkpoints import open_checkpoint
+from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import AveragingError, LandscapeError, SoupError
 from wskit.landscape import one_by_one
 from wskit.soups import greedy_soup
@@ -50,14 +48,6 @@ def panel():
     panel.close()
 
 
-@pytest.fixture(scope="module")
-def untouched():
-    """A panel that no test changes."""
-    panel = SoupKitchen(INGREDIENTS, EVALUATE)
-    yield panel
-    panel.close()
-
-
 def mean(*names, weights=None):
     return np.average([W[name] for name in names], axis=0, weights=weights)
 
@@ -74,24 +64,17 @@ def is_the_soup_of(panel, names, weights=None):
 
 def run_code(panel):
     """Run the panel's cell, and compare what it made with the panel."""
-    scope = {"ingredients": INGREDIENTS, "evaluate": EVALUATE, "base": BASE}
-    exec(panel.code(), scope)
-    try:
-        drawn = [plots.describe(scope[key]) for key in ("fig", "path_fig") if key in scope]
-        assert "\n".join([*drawn, scope["numbers"].to_string()]) == panel.describe()
-        pd.testing.assert_frame_equal(scope["numbers"], panel.numbers)
-        pd.testing.assert_frame_equal(scope["singles"], panel.singles)
-        if panel.soup is None:
-            assert "soup" not in scope
-        else:
-            assert torch.equal(scope["soup"]["w"], panel.soup["w"])
-        if len(panel.history):
-            pd.testing.assert_frame_equal(scope["greedy"].history, panel.history)
-        else:
-            assert "greedy" not in scope
-    finally:
-        for key in ("fig", "path_fig"):
-            plt.close(scope.get(key))
+    scope = run_cell(panel, ingredients=INGREDIENTS, evaluate=EVALUATE, base=BASE)
+    pd.testing.assert_frame_equal(scope["numbers"], panel.numbers)
+    pd.testing.assert_frame_equal(scope["singles"], panel.singles)
+    if panel.soup is None:
+        assert "soup" not in scope
+    else:
+        assert torch.equal(scope["soup"]["w"], panel.soup["w"])
+    if len(panel.history):
+        pd.testing.assert_frame_equal(scope["greedy"].history, panel.history)
+    else:
+        assert "greedy" not in scope
 
 
 # -- what is shown ----------------------------------------------------------------------------
@@ -147,18 +130,6 @@ def test_the_controls_follow_the_traits(panel):
     is_the_soup_of(panel, ["b", "d"], [3, 1])
 
 
-def test_own_scores_are_beside_the_names(untouched):
-    for name, row in untouched._rows.items():
-        assert f"{values(W[name])['held_out_accuracy']:#.4g}" in row._note.value
-
-
-def test_the_table_has_the_loss_under_one_name(untouched):
-    shown = untouched._numbers_view.value
-    assert "held out loss" in shown
-    assert ">loss<" not in shown
-    assert "A soup of 4 of 4 ingredients" in shown
-
-
 def test_a_soup_beyond_the_picture_draws_it_anew(panel):
     before = panel.ax
     panel.shares = {"b": 1.1}
@@ -168,14 +139,6 @@ def test_a_soup_beyond_the_picture_draws_it_anew(panel):
     is_the_soup_of(panel, panel.chosen, [1, 1.1, 1])
     low, high = panel.ax.get_ylim()
     assert low < panel.numbers["shifted_accuracy"]["soup"] < high
-
-
-def test_other_measures_are_drawn(panel):
-    control(panel, "Across").value = "held_out_accuracy"
-    panel.y = "held_out_loss"
-    assert panel.ax.get_xlabel() == "held out accuracy"
-    assert panel.ax.get_ylabel() == "held out loss"
-    run_code(panel)
 
 
 @pytest.mark.parametrize("shares", [{}, dict.fromkeys(W, 0)])
@@ -213,7 +176,6 @@ def test_the_greedy_soup_is_that_of_soups(panel):
     expected = greedy()
     pd.testing.assert_frame_equal(panel.history, expected.history)
     assert set(panel.chosen) == set(expected.ingredients) == {"b", "run_$0", "c"}
-    assert panel.tried == 4
     is_the_soup_of(panel, expected.ingredients)
     scores = expected.history.held_out_score
     assert panel.message == (
@@ -258,79 +220,6 @@ def greedy_first(panel):
     return panel.message
 
 
-def test_steps_are_a_trait(panel):
-    panel.tried = 3
-    assert panel.status == "running"
-    panel.wait()
-    assert (panel.tried, len(panel.history)) == (3, 3)
-    panel.chosen = ["d"]
-    run_code(panel)
-    panel.tried = 2  # what is known is not computed again
-    assert panel.status == "done"
-    assert len(panel.history) == 2
-    panel.tried = 0
-    assert panel.history.empty
-    assert panel.path_ax is None
-    assert panel._path_view.layout.display == "none"
-    run_code(panel)
-
-
-def test_the_best_change_is_suggested(panel):
-    panel.chosen = ["run_$0", "b", "d"]
-    control(panel, "Suggest").click()
-    panel.wait()
-    trials = {
-        "run_$0": ("remove", ["b", "d"]),
-        "b": ("remove", ["run_$0", "d"]),
-        "c": ("add", list(W)),
-        "d": ("remove", ["run_$0", "b"]),
-    }
-    assert panel.changes.change.to_dict() == {name: change for name, (change, _) in trials.items()}
-    expected = {
-        name: values(mean(*names))["held_out_accuracy"] for name, (_, names) in trials.items()
-    }
-    assert panel.changes.held_out_score.to_dict() == pytest.approx(expected, rel=1e-5)
-    now = values(mean("run_$0", "b", "d"))["held_out_accuracy"]
-    best = max(expected, key=expected.get)
-    assert panel.message == (
-        f"Best change: {trials[best][0]} {best}, for a held-out accuracy of {expected[best]:.4g} "
-        f"instead of {now:.4g}."
-    )
-    assert panel.chosen == ("run_$0", "b", "d")  # it is said, not done
-    panel.shares = {"b": 2}
-    assert panel.changes is None  # it was about another soup
-
-
-def test_the_shares_count_in_what_is_suggested(panel):
-    panel.chosen, panel.shares = ["b"], {"b": 2, "c": 0.5}
-    panel.suggest()
-    panel.wait()
-    assert list(panel.changes.index) == ["run_$0", "c", "d"]  # an empty soup is not tried
-    expected = values(mean("b", "c", weights=[2, 0.5]))["held_out_accuracy"]
-    assert panel.changes.held_out_score["c"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_soup_that_no_change_betters_is_said_to_be():
-    panel = SoupKitchen({name: INGREDIENTS[name] for name in "bd"}, EVALUATE)
-    panel.chosen = ["b"]
-    panel.suggest()
-    panel.wait()
-    now, then = (values(mean(*names))["held_out_accuracy"] for names in ("b", "bd"))
-    assert panel.message == (
-        f"No change of one ingredient raises the held-out accuracy of {now:.4g}; the best one, to "
-        f"add d, gives {then:.4g}."
-    )
-    panel.chosen = []
-    panel.suggest()
-    panel.wait()
-    assert panel.message == f"Best change: add b, for a held-out accuracy of {now:.4g}."
-    panel.shares = {"b": 0, "d": 0}
-    panel.suggest()
-    panel.wait()
-    assert panel.message.startswith("There is no change of one ingredient to try")
-    panel.close()
-
-
 def test_a_cancelled_recipe_leaves_what_there_was():
     go, reached = threading.Event(), threading.Event()
 
@@ -341,54 +230,17 @@ def test_a_cancelled_recipe_leaves_what_there_was():
         return EVALUATE(stacked)
 
     panel = SoupKitchen(INGREDIENTS, slow)
-    panel.tried = 4
+    panel.greedy()
     assert (panel.status, panel.message) == ("running", "Greedy tries ingredient 4.")
     assert reached.wait(30)
     panel.chosen = ["b"]  # the numbers follow meanwhile
     is_the_soup_of(panel, ["b"])
     control(panel, "Cancel").click()
-    assert (panel.status, panel.tried) == ("cancelled", 0)
+    assert panel.status == "cancelled"
     go.set()
     panel._thread.join(30)
     assert panel.history.empty
     assert panel.chosen == ("b",)
-    panel.close()
-
-
-def test_a_suggestion_about_a_former_soup_is_not_shown():
-    go = threading.Event()
-
-    def slow(stacked):
-        if threading.current_thread().name == "wskit-panel":
-            assert go.wait(30)
-        return EVALUATE(stacked)
-
-    panel = SoupKitchen(INGREDIENTS, slow)
-    panel.suggest()
-    panel.chosen = ["b"]
-    go.set()
-    panel.wait()
-    assert panel.changes is None
-    assert panel.message.endswith("of the best single, b.")
-    panel.close()
-
-
-def test_another_score_begins_anew():
-    def two(weights):
-        found = values(weights["w"].double().numpy())
-        return found | {"held_out_accuracy_far": found["shifted_accuracy"]}
-
-    panel = SoupKitchen(INGREDIENTS, one_by_one(two), score="held_out_accuracy_far")
-    assert panel.numbers["shifted_accuracy"]["best single"] == pytest.approx(
-        max(values(w)["shifted_accuracy"] for w in W.values())
-    )
-    panel.greedy()
-    panel.wait()
-    control(panel, "Score").value = "held_out_accuracy"
-    assert (panel.tried, panel.history.empty, panel.path_ax) == (0, True, None)
-    assert panel.numbers.loc["best single", "loss"] == pytest.approx(values(W["b"])["loss"])
-    assert panel.message.startswith("Held-out accuracy: ")
-    assert f"{values(W['d'])['held_out_accuracy']:#.4g}" in panel._rows["d"]._note.value
     panel.close()
 
 
@@ -403,24 +255,16 @@ def test_the_test_set_chooses_no_soup():
     panel = SoupKitchen(INGREDIENTS, one_by_one(tested))
     assert (panel.score, panel.x, panel.y) == ("", "clean_accuracy", "clean_accuracy")
     assert "best single" not in panel.numbers.index
-    assert panel.message.startswith("Greedy and Suggest are off: they go by a measure that begins ")
-    for name in ("Greedy step", "Greedy", "Suggest", "Score"):
+    assert panel.message.startswith("Greedy is off: it needs a measure whose name begins with ")
+    for name in ("Greedy step", "Greedy"):
         assert control(panel, name).disabled
-    panel.tried = 2
+    panel.greedy()
     panel.wait()
-    assert (panel.status, panel.tried) == ("failed", 0)
-    assert panel.message.startswith("Greedy and Suggest are off")
-    run_code_of(panel, one_by_one(tested))
+    assert panel.status == "failed"
+    run_cell(panel, ingredients=INGREDIENTS, evaluate=one_by_one(tested))
     panel.close()
     with pytest.raises(SoupError, match="begins with 'held_out' and of which more is better"):
         SoupKitchen(INGREDIENTS, EVALUATE, score="clean_accuracy")
-
-
-def run_code_of(panel, evaluate):
-    scope = {"ingredients": INGREDIENTS, "evaluate": evaluate}
-    exec(panel.code(), scope)
-    plt.close(scope["fig"])
-    pd.testing.assert_frame_equal(scope["numbers"], panel.numbers)
 
 
 def test_one_measure_beside_the_score_is_drawn_against_it():
@@ -505,46 +349,6 @@ def test_the_cell_gives_what_the_panel_shows(panel):
     run_code(panel)
 
 
-def test_every_control_has_a_label(untouched):
-    found = list(controls(untouched))
-    assert all(
-        c.description
-        for c in found
-        if not isinstance(c, ipywidgets.HTML | ipywidgets.FloatProgress)
-    )
-    assert {"All", "None", "Equal shares", "Greedy step", "Greedy", "Suggest", "Save…"} <= {
-        c.description for c in found
-    }
-    sliders = [row.slider.tooltip for row in untouched._rows.values()]
-    assert sliders == [f"share of {name}" for name in W]
-    assert "wskit-soup-kitchen" in untouched._dom_classes
-
-
-def test_many_ingredients_scroll():
-    many = {f"run {i}": {"w": torch.tensor([float(i), 0.0])} for i in range(17)}
-    panel = SoupKitchen(many, EVALUATE)
-    rows = panel._rows["run 0"]
-    (box,) = (b for b in boxes(panel) if rows in b.children)
-    assert box.layout.overflow == "hidden auto"
-    assert box.layout.max_height == "448px"
-    panel.close()
-
-
-def boxes(box):
-    for child in getattr(box, "children", ()):
-        if hasattr(child, "children"):
-            yield child
-        yield from boxes(child)
-
-
-def test_a_page_without_a_kernel_shows_picture_and_words(untouched):
-    bundle = untouched._repr_mimebundle_()
-    assert bundle["text/plain"] == untouched.describe()
-    assert "line 'soup': 1 points" in bundle["text/plain"]
-    assert "image/png" in bundle
-    assert untouched.static_image().startswith(PNG)
-
-
 # -- what goes wrong --------------------------------------------------------------------------
 
 
@@ -571,26 +375,34 @@ def test_an_evaluation_that_fails_is_said_in_one_sentence():
 @pytest.mark.parametrize(
     ("trait", "value", "message"),
     [
-        ("chosen", ["e"], r"There is no ingredient 'e'; choose among \['run_\$0', 'b', 'c', 'd'\]"),
-        ("shares", {"e": 1}, "There is no ingredient 'e'"),
-        ("shares", {"b": -1}, r"The share of 'b' must be a number from 0, got -1\.0"),
-        ("shares", {"b": float("nan")}, "The share of 'b' must be a number from 0, got nan"),
-        ("score", "held_out_loss", r"one of \['held_out_accuracy'\], got 'held_out_loss'"),
-        ("x", "f1", r"There is no measure 'f1'; choose one of \['loss', "),
-        ("tried", 5, "tried must lie between 0 and 4, got 5"),
+        ("chosen", ["e"], r"there is no ingredient 'e'; choose among \['run_\$0', 'b', 'c', 'd'\]"),
+        ("shares", {"e": 1}, "there is no ingredient 'e'"),
+        ("shares", {"b": -1}, r"the share of 'b' must be at least 0, got -1\.0"),
+        ("shares", {"b": float("nan")}, "the share of 'b' must be at least 0, got nan"),
+        ("x", "f1", r"x must be one of \['loss', "),
     ],
 )
-def test_what_is_not_there_cannot_be_chosen(untouched, trait, value, message):
+def test_what_is_not_there_cannot_be_chosen(panel, trait, value, message):
     with pytest.raises(SoupError, match=message):
-        setattr(untouched, trait, value)
+        setattr(panel, trait, value)
 
 
-@pytest.mark.usefixtures("without_type_checks")
+def test_ingredients_are_a_list_of_networks_or_files(tmp_path):
+    nets = [nn.Linear(3, 2) for _ in range(3)]
+    save_weights(nets[2].state_dict(), tmp_path / "c.safetensors")
+    evaluate = one_by_one(lambda weights: weights["weight"].square().sum())
+    panel = SoupKitchen([*nets[:2], tmp_path / "c.safetensors"], evaluate, base=nets[0])
+    assert panel.chosen == ("0", "1", "2")
+    expected = torch.stack([net.weight.detach() for net in nets]).mean(dim=0)
+    torch.testing.assert_close(panel.soup["weight"], expected)
+    panel.close()
+
+
 def test_what_cannot_be_cooked_is_refused():
     with pytest.raises(SoupError, match="there are no ingredients"):
         SoupKitchen({}, EVALUATE)
-    with pytest.raises(SoupError, match="the names of ingredients are texts, got 0"):
-        SoupKitchen({0: BASE}, EVALUATE)
+    with pytest.raises(SoupError, match=r"one of \['held_out_accuracy'\], got 'held_out_loss'"):
+        SoupKitchen(INGREDIENTS, EVALUATE, score="held_out_loss")
     with pytest.raises(AveragingError, match="shape"):
         SoupKitchen({"a": BASE, "b": {"w": torch.zeros(3)}}, EVALUATE)
     with pytest.raises(LandscapeError, match="a mapping with 'loss' in it"):

@@ -2,16 +2,13 @@
 
 import threading
 
-import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_widgets import PNG
-from test_widgets_region import control, controls
+from widgets_kit import PNG, control, labels, text
+from widgets_kit import run_code as run_cell
 
-from wskit import plots
 from wskit.averaging import Trajectory
 from wskit.errors import AveragingError, LandscapeError
 from wskit.landscape import one_by_one
@@ -73,35 +70,16 @@ def panel():
     panel.close()
 
 
-@pytest.fixture(scope="module")
-def untouched():
-    """A panel that no test changes."""
-    panel = SwaExplorer(RUNS, EVALUATE, train=train, resolution=2)
-    panel.wait()
-    yield panel
-    panel.close()
-
-
 def run_code(panel, **names):
     """Run the panel's cell, and compare what it made with the panel."""
-    before = plt.get_fignums()
-    scope = {"runs": RUNS, "evaluate": EVALUATE} | names
-    try:
-        exec(panel.code(), scope)
-        figures = [plt.figure(i) for i in plt.get_fignums() if i not in before]
-        drawn = [plots.describe(figure) for figure in figures]
-        assert "\n".join([*drawn, scope["numbers"].to_string()]) == panel.describe()
-        pd.testing.assert_frame_equal(scope["numbers"], panel.numbers)
-        pd.testing.assert_frame_equal(scope["curve"], panel.curve)
-        if panel.landscape is None:
-            assert "found" not in scope
-        else:
-            for name, values in panel.landscape.measures.items():
-                np.testing.assert_allclose(scope["found"].measures[name], values, rtol=1e-6)
-    finally:
-        for number in plt.get_fignums():
-            if number not in before:
-                plt.close(number)
+    scope = run_cell(panel, runs=RUNS, evaluate=EVALUATE, **names)
+    pd.testing.assert_frame_equal(scope["numbers"], panel.numbers)
+    pd.testing.assert_frame_equal(scope["curve"], panel.curve)
+    if panel.landscape is None:
+        assert "found" not in scope
+    else:
+        for name, values in panel.landscape.measures.items():
+            np.testing.assert_allclose(scope["found"].measures[name], values, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("unit", "label"), [(None, "loss"), ("bits", "loss in bits")])
@@ -133,7 +111,7 @@ def test_it_begins_with_the_second_half_of_the_first_run(panel):
     assert (
         panel.message == f"Test error: {values[1]} of the average, {values[0]} of epoch 12 alone."
     )
-    assert "Average of 6 epochs, 7 to 12<" in panel._numbers_view.value
+    assert "Average of 6 epochs, 7 to 12" in text(panel._numbers_view)
     for value in panel.numbers["loss"]:
         assert f"{value:.4g}" in panel._numbers_view.value
 
@@ -150,12 +128,6 @@ def test_the_numbers_follow_the_window_at_once(panel):
     assert control(panel, "Average epochs").index == (1, 4)
 
 
-def test_the_slider_moves_both_ends(panel):
-    control(panel, "Average epochs").index = (2, 3)
-    assert (panel.start, panel.stop) == (2, 4)
-    assert control(panel, "Average epochs").options[2] == ("3", 2)
-
-
 def test_only_the_ends_of_cycles_are_averaged(panel):
     control(panel, "Every").value = 3
     panel.start = 1
@@ -163,7 +135,7 @@ def test_only_the_ends_of_cycles_are_averaged(panel):
     expected = [squared(W[10]), squared(W[rows].mean(axis=0)), squared(ema(rows))]
     np.testing.assert_allclose(panel.numbers["loss"], expected, rtol=1e-5)
     panel.wait()
-    assert "Average of 4 epochs, 2 to 11, one in 3<" in panel._numbers_view.value
+    assert "Average of 4 epochs, 2 to 11, one in 3" in text(panel._numbers_view)
     assert panel.curve.query("model == 'average'")["epoch"].tolist() == [2, 5, 8, 11]
 
 
@@ -173,8 +145,6 @@ def test_the_decay_is_that_of_the_exponential_mean(panel):
     expected = squared(ema(range(6, 12), 0.5))
     assert panel.numbers["loss"]["EMA"] == pytest.approx(expected, rel=1e-5)
     assert panel.numbers["loss"]["average"] == average
-    panel.decay = 0.999  # what the box has no room for is not put back
-    assert panel.decay == 0.999
 
 
 def test_the_curve_has_every_epoch_and_the_means_up_to_it(panel):
@@ -204,17 +174,6 @@ def test_the_planes_go_through_the_ends_of_the_window_and_the_average(panel):
     points = W[6] + x[..., None] * e + y[..., None] * f
     np.testing.assert_allclose(plane.losses, np.square(points).sum(-1), rtol=1e-4)
     assert [ax.get_title(loc="left").split()[0] for ax in panel.plane_axs] == ["loss", "test"]
-
-
-def test_another_measure_is_drawn(panel):
-    before = panel.landscape
-    control(panel, "Measure").value = "accuracy"
-    assert panel.landscape is before
-    assert panel.ax.get_ylabel() == "accuracy"
-    assert panel.plane_axs[1].get_title(loc="left").startswith("accuracy ")
-    panel.measure = "loss"
-    assert len(panel.plane_axs) == 1  # one plane says it
-    assert panel._plane_views[1].layout.display == "none"
 
 
 def test_batch_norm_is_recomputed_at_every_model(panel):
@@ -254,18 +213,6 @@ def test_a_shorter_run_has_a_window_of_its_own(panel):
     assert panel.message.endswith(" of epoch 5 alone.")
     panel.run = "first_0"
     assert (panel.start, panel.stop) == (2, 5)
-
-
-def test_every_control_has_a_label(untouched):
-    found = list(controls(untouched))
-    assert all(
-        c.description
-        for c in found
-        if not isinstance(c, ipywidgets.HTML | ipywidgets.FloatProgress)
-    )
-    assert {"Run", "Average epochs", "Every", "EMA decay", "Update BatchNorm", "Cancel"} <= {
-        c.description for c in found
-    }
 
 
 def test_a_page_without_a_kernel_shows_picture_and_words(monkeypatch):
@@ -440,21 +387,15 @@ def test_an_evaluation_that_fails_is_said_in_one_sentence():
 @pytest.mark.parametrize(
     ("trait", "value", "message"),
     [
-        ("run", "second", r"There is no run 'second'; choose one of \['first_0', 'short'\]"),
-        ("measure", "f1", r"There is no measure 'f1'; choose one of \['loss', 'accuracy', "),
-        ("start", 12, r"The window 12:12 does not lie in the 12 recorded rows"),
-        ("stop", 13, r"The window 6:13 .* stop at most 12"),
-        ("every", 0, r"every must lie between 1 and 10000, got 0"),
-        ("decay", 1.0, r"decay must lie between 0 and 1, got 1\.0"),
-        ("rate", 0.0, r"rate must be positive and at most 10, got 0\.0"),
-        ("cycle", 0, r"cycle must lie between 1 and 10000, got 0"),
-        ("epochs", 0, r"epochs must lie between 1 and 10000, got 0"),
-        ("seed", -1, r"seed must lie between 0 and .*, got -1"),
+        ("run", "second", r"run must be one of \['first_0', 'short'\], got 'second'"),
+        ("measure", "f1", r"measure must be one of \['loss', 'accuracy', "),
+        ("start", 12, r"the window 12:12 must lie in the 12 recorded rows"),
+        ("stop", 13, r"the window 6:13 must lie in the 12"),
     ],
 )
-def test_what_is_not_there_cannot_be_chosen(untouched, trait, value, message):
+def test_what_is_not_there_cannot_be_chosen(panel, trait, value, message):
     with pytest.raises(AveragingError, match=message):
-        setattr(untouched, trait, value)
+        setattr(panel, trait, value)
 
 
 def test_batch_norm_and_training_need_what_does_them():
@@ -462,7 +403,7 @@ def test_batch_norm_and_training_need_what_does_them():
     assert control(panel, "Update BatchNorm").disabled
     with pytest.raises(AveragingError, match="needs `recalibrated`"):
         panel.recalibrate = True
-    assert "Train a new run" not in {c.description for c in controls(panel)}
+    assert "Train a new run" not in labels(panel)
     panel.train_run()
     panel.wait()
     assert panel.message == "A new run needs `train`; give it to the panel."
@@ -474,7 +415,5 @@ def test_what_cannot_be_explored_is_refused():
         SwaExplorer({}, EVALUATE)
     with pytest.raises(AveragingError, match="run 'empty' is empty"):
         SwaExplorer({"empty": Trajectory()}, EVALUATE)
-    with pytest.raises(LandscapeError, match="resolution must be at least 2, got 1"):
-        SwaExplorer(RUNS, EVALUATE, resolution=1)
     with pytest.raises(LandscapeError, match="a mapping with 'loss' in it"):
         SwaExplorer(RUNS, lambda stacked: {"error": np.zeros(len(stacked["w"]))})

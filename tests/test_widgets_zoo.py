@@ -1,12 +1,9 @@
 """ZooExplorer, driven by its traits and controls, without a browser."""
 
-import html
 import re
 import threading
 from types import SimpleNamespace
 
-import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,14 +13,14 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from test_widgets import HOSTILE, PNG, control, sent, text
+from widgets_kit import PNG, cells, control, run_code, sent, text
 
-from wskit import data, plots
+from wskit import data
 from wskit.errors import ZooError
 from wskit.features import weight_statistics
 from wskit.predictors import scores
 from wskit.widgets import ZooExplorer, _panel
-from wskit.zoo import MLP, Zoo, concatenate, train_zoo
+from wskit.zoo import MLP, Zoo, train_zoo
 
 NETWORK = MLP((64, 4, 10))
 LINEAR = make_pipeline(StandardScaler(), Ridge())
@@ -72,25 +69,6 @@ def panel(zoo):
     panel.close()
 
 
-def run_code(panel, **names):
-    """Run the panel's cell, compare its pictures with the panel's, and return what it made."""
-    scope = dict(names)
-    exec(panel.code(), scope)
-    figures = [scope["ax"].figure, scope["fig"]]
-    try:
-        assert "\n".join(map(plots.describe, figures)) == panel.describe()
-    finally:
-        for figure in figures:
-            plt.close(figure)
-    return scope
-
-
-def number(panel, key):
-    """A value in the table of the chosen model."""
-    row = re.search(rf"{key}</th><td[^>]*>(.*?)</td>", panel._numbers.value)
-    return html.unescape(row[1])
-
-
 # -- what is shown ----------------------------------------------------------------------------
 
 
@@ -100,21 +78,13 @@ def test_it_begins_with_the_projection_coloured_by_accuracy(panel, zoo):
     pd.testing.assert_frame_equal(panel.features, weight_statistics(zoo.weights))
     assert panel.selection.tolist() == [True] * 30
     assert panel.static_image().startswith(PNG)
-    assert panel._panels.png.startswith(PNG)
+    assert panel._views["spectrum"].png.startswith(PNG)
     # Two principal components of standardised features: uncorrelated, the first the larger.
     drawn = next(c for c in panel.ax.collections if c.get_label().startswith("models"))
     first, second = np.asarray(drawn.get_offsets()).T
     assert first.var() > second.var()
     assert np.corrcoef(first, second)[0, 1] == pytest.approx(0, abs=1e-8)
     assert "points 'no test_accuracy (1, 1 of them not placed)': 0" in panel.describe()
-
-
-def test_every_control_has_a_label(panel):
-    names = ["x", "y", "Colour", "Select x", "Select y", "Model", "Retrain on selection"]
-    for name in names:
-        assert control(panel, name) is not None
-    with pytest.raises(ValueError, match="expected 1, got 0"):
-        control(panel, "Train more models")  # it has no network to train
 
 
 def test_controls_and_traits_move_together(panel):
@@ -127,8 +97,8 @@ def test_controls_and_traits_move_together(panel):
     assert "points 'adam (" in panel.describe()
     assert panel.static_image() != png
     panel.model = 7
-    assert control(panel, "Model", ipywidgets.BoundedIntText).value == 7
-    control(panel, "Model", ipywidgets.BoundedIntText).value = 8
+    assert control(panel, "Model").value == 7
+    control(panel, "Model").value = 8
     assert panel.model == 8
     assert "line 'model 8'" in panel.describe()
 
@@ -143,9 +113,7 @@ def test_ranges_select_models_and_the_list_has_them_best_first(panel, zoo):
     assert f"points 'models ({expected.sum()})'" in panel.describe()
     assert panel.message == f"{expected.sum()} of 30 models are selected."
     ordered = records[expected].sort_values("test_accuracy", ascending=False).index
-    assert [row for _, row in panel._list.options] == ordered.tolist()
-    panel._list.value = ordered[1]
-    assert panel.model == ordered[1]
+    assert re.findall(r"<th>(\d+)</th>", panel._list.value) == [str(row) for row in ordered]
     slider = control(panel, "Select x")
     stops = [value for _, value in slider.options]
     assert stops == pytest.approx(records.learning_rate.tolist())
@@ -171,20 +139,13 @@ def test_another_column_takes_its_range_away(panel):
 
 
 def test_options_and_value_of_a_control_are_one_message(panel, zoo):
-    slider, chosen = control(panel, "Select x"), panel._list
+    slider = control(panel, "Select x")
     with sent(slider) as messages:
         panel.x = "learning_rate"
     assert [set(m["state"]) for m in messages] == [{"_options_labels", "index"}]
     with sent(slider) as messages:
         panel.x_range = (1e-3, 1e-2)
     assert [set(m["state"]) for m in messages] == [{"index"}]
-    with sent(chosen) as messages:
-        panel.x_range = None
-    assert len(messages) == 1
-    panel._adopt(concatenate([zoo, zoo]), pd.concat([panel.features] * 2).assign(new=0.5))
-    with sent(slider) as messages, sent(control(panel, "x")) as columns:
-        panel._offer()
-    assert (len(messages), len(columns)) == (0, 1)
 
 
 def test_long_ranges_are_cut_where_the_axis_has_equal_steps():
@@ -204,9 +165,8 @@ def test_the_chosen_model_is_shown_closely(panel, zoo):
     assert "line 'test': 2 points, x 0 to 1" in described
     assert "Axes 'fc1.weight  4 × (8 × 8)'" in described
     assert "Axes 'fc1.weight  (64 × 4)'" in described
-    assert number(panel, "learning rate") == f"{zoo.records.learning_rate[20]:.4g}"
-    assert number(panel, "optimizer") == zoo.records.optimizer[20]
-    assert "<caption" in panel._numbers.value
+    assert cells(panel._numbers, "learning rate")[0] == f"{zoo.records.learning_rate[20]:.4g}"
+    assert cells(panel._numbers, "optimizer")[0] == zoo.records.optimizer[20]
     assert "Model 20" in text(panel._numbers)
 
 
@@ -214,13 +174,13 @@ def test_what_cannot_be_shown_says_why(panel, zoo):
     panel.model = 3
     assert panel.status == "done"
     assert "eigenvalues" not in panel.describe()
-    assert "No spectrum: " in html.unescape(panel._panels.value)
-    assert number(panel, "test accuracy") == "–"
+    assert "No spectrum: " in text(panel._views["spectrum"])
+    assert cells(panel._numbers, "test accuracy") == ["–"]
     alone = zoo.select([0, 5])
     alone = Zoo({"b": torch.randn(2, 3)}, alone.records[["run", "epoch"]])
     bare = ZooExplorer(alone)
-    shown = html.unescape(bare._panels.value)
-    for reason in ["has one epoch of this run", "no tensor is of a dense layer", "holds a matrix"]:
+    shown = " ".join(map(text, bare._views.values()))
+    for reason in ["has one epoch of this run", "no tensor is of a dense layer", "has a matrix"]:
         assert reason in shown
     assert bare.colour == bare.x
     bare.retrain()
@@ -228,21 +188,6 @@ def test_what_cannot_be_shown_says_why(panel, zoo):
     assert (bare.status, bare.evaluation) == ("failed", None)
     assert bare.message == "The zoo's table has no test_accuracy, which is what is predicted."
     bare.close()
-
-
-def test_losses_are_drawn_where_there_is_no_accuracy(zoo):
-    records = zoo.records[["run", "epoch"]].assign(test_loss=1.0)
-    panel = ZooExplorer(Zoo(zoo.weights, records))
-    assert "y 'loss in nats'" in panel.describe()
-    panel.close()
-
-
-def test_text_of_the_table_is_not_taken_for_html(zoo):
-    records = zoo.records.assign(optimizer=HOSTILE)
-    panel = ZooExplorer(Zoo(zoo.weights, records))
-    assert HOSTILE not in panel._numbers.value
-    assert number(panel, "optimizer") == HOSTILE
-    panel.close()
 
 
 # -- predictions ------------------------------------------------------------------------------
@@ -280,7 +225,7 @@ def test_every_selected_model_is_predicted_by_an_estimator_that_has_not_seen_its
     assert "Predicted on 29 models" in shown
     panel.model = 9
     same = found.loc[found["row"] == 9, "predicted"].item()
-    assert number(panel, "predicted accuracy") == f"{same:.4g}"
+    assert cells(panel._numbers, "predicted accuracy")[0] == f"{same:.4g}"
     assert "points 'held-out (29)'" in panel.describe()
     panel.close()
 
@@ -380,7 +325,7 @@ def test_more_models_are_trained_and_joined_to_the_zoo(trained, monkeypatch):
     assert (records["batch_size"] == 64).all()
     assert len(panel.features) == panel.zoo.weights["fc1.weight"].shape[0] == 20
     assert panel.evaluation is None  # it was another zoo's
-    assert control(panel, "Model", ipywidgets.BoundedIntText).max == 19
+    assert control(panel, "Model").max == 19
     panel.model = 19
     panel.retrain()
     panel.wait()
@@ -454,15 +399,8 @@ def test_the_code_takes_given_features_and_makes_the_estimator_if_none_is_given(
     panel.retrain()
     panel.wait()
     assert "boosted_trees" in panel.code()
-    assert "PCA" not in panel.code()
     run_code(panel, models=zoo, X=X.set_index(X.index + 7))
     panel.close()
-
-
-def test_a_page_without_a_kernel_shows_picture_and_words(panel):
-    bundle = panel._repr_mimebundle_()
-    assert bundle["text/plain"] == panel.describe()
-    assert bundle["image/png"]
 
 
 # -- bad input --------------------------------------------------------------------------------
@@ -471,19 +409,15 @@ def test_a_page_without_a_kernel_shows_picture_and_words(panel):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": pd.DataFrame({"a": [1.0]})}, "a row for each of the 30 models, got 1 rows"),
-        ({"features": pd.DataFrame({"a": ["x"] * 30})}, "column 'a' holds others; leave it out"),
-        (
-            {"features": pd.DataFrame({"run": range(30)})},
-            "'run' of the features is there twice, or in",
-        ),
-        ({"features": pd.DataFrame(np.ones((30, 2)))}, "texts for names, got 0; rename it"),
-        ({"network": NETWORK}, "give both, or none"),
-        ({"x": "optimizer"}, "no column 'optimizer' of numbers; choose one of the records or"),
-        ({"colour": "nrom"}, "no column 'nrom' for colours"),
+        ({"features": pd.DataFrame({"a": [1.0]})}, "got 30 models and 1 rows"),
+        ({"features": pd.DataFrame({"a": ["x"] * 30})}, "column 'a' is not"),
+        ({"features": pd.DataFrame({"run": range(30)})}, "column 'run' is there twice"),
+        ({"network": NETWORK}, "both network and data"),
+        ({"x": "optimizer"}, "x must be one of .*, got 'optimizer'"),
+        ({"colour": "nrom"}, "colour must be one of .*, got 'nrom'"),
         (
             {"features": pd.DataFrame({"a": range(30)}), "network": NETWORK, "data": DIGITS},
-            "leave out `features`, or `network` and `data`",
+            "no features of one's own",
         ),
     ],
 )
@@ -494,12 +428,11 @@ def test_bad_arguments_are_refused(zoo, options, message):
 
 def test_bad_values_of_traits_are_refused(panel, zoo):
     for name, value, message in [
-        ("model", 30, "no model 30; choose one from 0 to 29"),
-        ("x_range", (2.0, 1.0), r"two numbers, the smaller one first, or None; got \(2.0, 1.0\)"),
-        ("y_range", "ab", "got 'ab'"),
-        ("y", "status", "no column 'status' of numbers"),
+        ("model", 30, "model must be one of .*, got 30"),
+        ("x_range", (2.0, 1.0), r"two numbers, the smaller one first, got 2.0, 1.0"),
+        ("y", "status", "got 'status'"),
     ]:
         with pytest.raises(ZooError, match=message):
             setattr(panel, name, value)
-    with pytest.raises(ZooError, match="no models in this zoo"):
+    with pytest.raises(ZooError, match="at least one model"):
         ZooExplorer(zoo.select([]), features=pd.DataFrame())

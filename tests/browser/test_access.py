@@ -1,12 +1,11 @@
 """Every panel by ear and by keyboard: what a screen reader is told, Tab, the keys of controls."""
 
+import re
+
 import pytest
-import test_region_explorer
-import test_soup_kitchen
-import test_swa_explorer
-import test_zoo_explorer
 from app_kit import running_app
-from lab_kit import WAIT, control, poll, says
+from lab_kit import WAIT, control, cut_off, poll, says, shows
+from panel_cells import REGION, SOUP, SWA, ZOO
 
 PANEL = ".wskit-panel"
 CELLS = [
@@ -20,10 +19,10 @@ draw = torch.Generator().manual_seed(0)
 layers = {"first": (40, 30), "second": (50, 20)}
 run = {i: {n: torch.randn(s, generator=draw) for n, s in layers.items()} for i in (0, 100, 200)}
 widgets.EsdExplorer(run)""",
-    *test_region_explorer.CELLS,
-    *test_soup_kitchen.CELLS,
-    *test_zoo_explorer.CELLS,
-    *test_swa_explorer.CELLS,
+    *REGION,
+    *SOUP,
+    *ZOO,
+    *SWA,
 ]
 SHARES = [
     f"rate {rate}, noise {noise}" for rate in (0.01, 0.03, 0.1) for noise in (0.0, 0.1, 0.2, 0.4)
@@ -40,7 +39,7 @@ STOPS = {
         *("combobox Layer", "combobox Axes", "spinbutton Bins"),
         *("slider Tail from", "spinbutton xmin", "button Best xmin"),
         *("checkbox Power law", "checkbox Marchenko-Pastur", "checkbox Shuffled weights"),
-        *("button Table of layers", "link Save picture"),
+        "button Table of layers",
     ],
     "RegionExplorer": [
         *("combobox First model", "combobox Second model", "combobox Third model"),
@@ -50,7 +49,7 @@ STOPS = {
     ],
     "SoupKitchen": [
         *("button All", "button None", "button Equal shares"),
-        *("button Greedy step", "button Greedy", "button Suggest", "combobox Score"),
+        *("button Greedy step", "button Greedy"),
         *(f"{what}{name}" for name in SHARES for what in ("checkbox ", "slider share of ")),
         *("combobox Across", "combobox Up", "textbox File", "button Save…"),
     ],
@@ -60,7 +59,6 @@ STOPS = {
         *("slider Select y from", "slider Select y to", "button Select all"),
         *("spinbutton Model", "button Retrain on selection"),
         *("button Train more models", "spinbutton How many"),
-        "listbox Model run epoch test accuracy",
     ],
     "SwaExplorer": [
         *("combobox Run", "slider Average epochs from", "slider Average epochs to"),
@@ -162,7 +160,6 @@ _KEYS = {
     "combobox": "ArrowDown",
     "checkbox": "Space",
     "spinbutton": "ArrowUp",
-    "listbox": "ArrowDown",
     "textbox": "x",
 }
 
@@ -217,6 +214,7 @@ def test_esd_explorer_is_used_by_keyboard(page):
     poll(page, lambda: step.get_attribute("aria-valuetext") == "100", "the step, not its index")
     operate(page, panel, "combobox", "Axes")
     operate(page, panel, "checkbox", "Power law")
+    operate(page, panel, "checkbox", "Power law")
     operate(page, panel, "spinbutton", "Bins")
     tail = control(panel, "slider", "Tail from")
     best = tail.get_attribute("aria-valuenow")
@@ -224,8 +222,7 @@ def test_esd_explorer_is_used_by_keyboard(page):
     press(page, panel, "Best xmin", "Space")
     poll(page, lambda: tail.get_attribute("aria-valuenow") == best, "the best xmin")
     press(page, panel, "Table of layers", "Enter")
-    # Shown after all other views, and its keys are its own all the same.
-    operate(page, panel, "listbox", "Layer N × M α spikes phase")
+    poll(page, lambda: panel.get_by_role("table").count() == 2, "the table of layers")
 
 
 def test_region_explorer_is_used_by_keyboard(page):
@@ -254,6 +251,10 @@ def test_soup_kitchen_is_used_by_keyboard(page):
     says(page, panel, "Nothing is in the soup")
     press(page, panel, "All", "Enter")
     says(page, panel, "Held-out accuracy: ")
+    press(page, panel, "Greedy step", "Enter")
+    says(page, panel, "Greedy, step 1 of 12: ")
+    press(page, panel, "All", "Enter")
+    says(page, panel, "Held-out accuracy: ")
 
 
 def test_zoo_explorer_is_used_by_keyboard(page):
@@ -262,7 +263,6 @@ def test_zoo_explorer_is_used_by_keyboard(page):
     operate(page, panel, "spinbutton", "Model")
     operate(page, panel, "slider", "Select x from")
     says(page, panel, "23 of 24 models are selected.")
-    operate(page, panel, "listbox", "Model run epoch test accuracy", "ArrowUp")  # it was the last
     press(page, panel, "Select all", "Enter")
     says(page, panel, "24 of 24 models are selected.")
 
@@ -287,6 +287,45 @@ def test_swa_explorer_is_used_by_keyboard_and_tells_how_far_it_is(page):
     poll(page, lambda: int(bar.get_attribute("aria-valuenow")) > 0, "the work to go on")
     press(page, panel, "Cancel", "Space")
     says(page, panel, "Cancelled.")
+
+
+# Of each panel: its slider, a key of it, and the row of the table that follows.
+MOVES = {
+    "EsdExplorer": ("Tail from", "ArrowLeft", "xmin"),
+    "RegionExplorer": ("Share of the first", "ArrowRight", "loss"),
+    "SoupKitchen": (f"share of {SHARES[2]}", "Home", "held out loss"),
+    "SwaExplorer": ("Average epochs from", "ArrowRight", "average"),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_key_moves_number_and_picture(page, name):
+    panel, (slider, key, row) = find(page, name), MOVES[name]
+    cell = panel.get_by_role("row").filter(has_text=re.compile(f"^{row}")).locator("td").first
+    picture = panel.locator("img:visible").nth(0)
+    if name == "SoupKitchen":  # the first is the greedy soup's
+        picture = panel.locator("img:visible").nth(-1)
+        control(panel, "combobox", "Across").select_option("held_out_loss")
+        shows(page, panel, -1, "x 'held out loss'")
+    before, drawn = cell.inner_text(), picture.get_attribute("src")
+    control(panel, "slider", slider).focus()
+    for _ in range(3):
+        page.keyboard.press(key)
+    poll(page, lambda: cell.inner_text() != before, "the number to move")
+    poll(page, lambda: picture.get_attribute("src") != drawn, "the picture to move")
+
+
+def test_the_predictor_is_retrained_on_the_selection(page):
+    panel = find(page, "ZooExplorer")
+    press(page, panel, "Retrain on selection", "Enter")
+    shows(page, panel, -1, "points 'held-out (24)'")
+    assert panel.get_by_role("row", name="Kendall's τ").locator("td").count() == 3
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_nothing_is_cut_off(page, name):
+    for width in (700, 1300):
+        assert cut_off(page, find(page, name), width) == []
 
 
 def test_names_are_there_in_an_app_too(chromium, tmp_path):

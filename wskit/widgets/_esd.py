@@ -2,43 +2,68 @@
 
 import contextlib
 import threading
-from collections.abc import Mapping
-from typing import Any, cast, get_args
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import ipywidgets as widgets
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import traitlets
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from wskit import plots
+from wskit._texts import DASH, size_text
 from wskit.errors import FitError, SpectrumError
 from wskit.features import spectral_table
-from wskit.fits import MPFit, PowerLawFit
-from wskit.spectra import ConvRule, Spectrum, shuffled, shuffled_weights, spectra, spectrum
-from wskit.widgets import _esd_view as view
-from wskit.widgets._esd_code import NULL_SEED, cell
-from wskit.widgets._esd_weights import (
+from wskit.fits import Laws, MPFit, PowerLawFit, fit_laws, fit_power_law
+from wskit.spectra import ConvRule, Spectrum, shuffled_weights, spectra
+from wskit.widgets._esd_checkpoints import (
     Label,
-    Reading,
     WatchedWeights,
     by_label,
     common_layers,
-    is_whole,
     label_text,
     legend_text,
-    read,
+    opening,
 )
-from wskit.widgets._panel import ROW, Panel, Task, alone, button, labelled
+from wskit.widgets._panel import (
+    Name,
+    Panel,
+    Task,
+    button,
+    call,
+    html_table,
+    labelled,
+    row,
+)
 from wskit.widgets._picture import Picture
 
 # Floating-point operations that take about 0.3 s on one slow core: above, a thread does the work.
 _INLINE_OPERATIONS = 5e9
 _SCALES = get_args(plots.EsdScale)
+_NULL_SEED = 0
+_COLUMNS = ["N", "M", "alpha", "n_spikes", "phase"]  # of the table of layers that is shown
+_BEST: dict[str, Any] = {"color": plots.PALETTE["accent"], "ls": "--", "label": "best xmin"}
+_TITLE_LETTERS = 58  # of a picture's width; a longer title is set smaller
+_MOST_LETTERS = 76  # at the smallest size; the middle of a longer title is left out
 
 _Key = tuple[Label | None, bool]  # a checkpoint, and whether its weights are shuffled
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A spectrum and the laws fitted to it; none are fitted to shuffled weights."""
+
+    spectrum: Spectrum
+    laws: Laws | None = None
+
+    def tail(self, xmin: float | None) -> PowerLawFit | None:
+        """Return the power law from `xmin` on, or the best one; raise where there is none."""
+        if self.laws is not None and self.laws.tail is None:
+            raise FitError(self.laws.reasons["tail"])
+        if xmin is not None:
+            return fit_power_law(self.spectrum.eigenvalues, xmin=xmin)
+        return self.laws.tail if self.laws else None
 
 
 class EsdExplorer(Panel):
@@ -46,10 +71,10 @@ class EsdExplorer(Panel):
 
     Parameters
     ----------
-    weights : mapping of str to Tensor, or mapping of a label to such mappings
-        A ``state_dict``, an opened checkpoint, a dict. Or several of these, with the same layers,
-        under the names or numbers of their training steps: then one is shown, and another can be
-        compared with it.
+    weights : mapping of str to Tensor, Module, path or name; or a mapping of labels to these
+        A ``state_dict``, a network, an opened checkpoint, or what `wskit.checkpoints` opens.
+        Several of them, with the same layers, go under the names or numbers of their training
+        steps: then one is shown, and another can be compared with it.
     layer : str, optional
         The weight to begin with. None takes the first that has a matrix.
     step : str or number, optional
@@ -61,10 +86,10 @@ class EsdExplorer(Panel):
     ----------
     layer, step, compare, scale, bins, xmin, show_fit, show_null, show_mp
         What is shown; set them, or move the controls. ``xmin=None`` is the best xmin;
-        ``compare=None`` compares with nothing. With another layer or step comes its best xmin.
+        ``compare=None`` compares with nothing. Another layer or step begins with its best xmin.
     spectrum, null, other : Spectrum or None
         Of the layer, of its weights shuffled, and of the checkpoint that it is compared with.
-        Of a low-rank pair the weights cannot be shuffled.
+        The weights of a low-rank pair cannot be shuffled.
     best, fit : PowerLawFit or None
         With the best xmin, and with the chosen one.
     mp : MPFit or None
@@ -95,19 +120,19 @@ class EsdExplorer(Panel):
 
     def __init__(
         self,
-        weights: Mapping[str, Tensor] | Mapping[Any, Mapping[str, Tensor]],
+        weights: Any,
         *,
         layer: str | None = None,
         step: Label | None = None,
         conv: ConvRule = "slices",
     ) -> None:
-        self.weights, self.conv = weights, conv
+        self.conv = conv
         self._checkpoints = by_label(weights)
         self._layers = common_layers(self._checkpoints, conv)
         self.fit: PowerLawFit | None = None
         self.ax: Axes | None = None
         self.table: pd.DataFrame | None = None
-        self._found: dict[_Key, Reading] = {}  # of the layer
+        self._found: dict[_Key, _Reading] = {}  # of the layer
         self._fresh = True  # another layer or step, which begins with its best xmin
         self._candidates = np.empty(0)
         self._computing = threading.Lock()
@@ -115,37 +140,23 @@ class EsdExplorer(Panel):
         self.step = next(iter(self._checkpoints)) if step is None else step
         super().__init__()
         self._build()
-        self.observe(self._on_layer, "layer")
-        self.observe(self._on_step, "step")
-        self.observe(self._on_beside, ["show_null", "compare"])
-        self.observe(self._draw, ["scale", "bins", "xmin", "show_fit", "show_mp"])
+        self._heed(self, "layer", self._on_layer)
+        self._heed(self, "step", self._on_step)
+        self._heed(self, ["show_null", "compare"], self._on_beside)
+        self._heed(self, ["scale", "bins", "xmin", "show_fit", "show_mp"], self._draw)
         self._compute()
 
-    @traitlets.validate("layer")
-    def _known_layer(self, proposal: Any) -> str:
-        if proposal.value not in self._layers.index:
-            raise SpectrumError(
-                f"There is no layer {proposal.value!r} with a matrix; "
-                f"choose one of {list(self._layers.index)}."
-            )
-        return str(proposal.value)
-
-    @traitlets.validate("step", "compare")
-    def _known_label(self, proposal: Any) -> Label | None:
-        if proposal.value not in self._checkpoints:
-            labels = [label for label in self._checkpoints if label is not None]
-            raise SpectrumError(
-                f"There is no checkpoint {proposal.value!r}; choose one of {labels}."
-            )
-        label: Label | None = proposal.value
-        return label
+    @traitlets.validate("layer", "step", "compare")
+    def _known(self, proposal: Any) -> Any:
+        is_layer = proposal.trait.name == "layer"
+        offered = self._layers.index if is_layer else self._checkpoints
+        return self._check_offered(proposal, offered, SpectrumError)
 
     # -- what is shown -----------------------------------------------------------------------
 
     @property
     def spectrum(self) -> Spectrum | None:
-        shown = self._shown
-        return shown.spectrum if shown else None
+        return self._shown.spectrum if self._shown else None
 
     @property
     def null(self) -> Spectrum | None:
@@ -154,40 +165,36 @@ class EsdExplorer(Panel):
 
     @property
     def other(self) -> Spectrum | None:
-        other = self._other
-        return other.spectrum if other else None
+        return self._other.spectrum if self._other else None
 
     @property
     def best(self) -> PowerLawFit | None:
-        shown = self._shown
-        return shown.best if shown else None
+        return self._laws.tail if self._laws else None
 
     @property
     def mp(self) -> MPFit | None:
-        shown = self._shown
-        return shown.mp if shown else None
+        return self._laws.mp if self._laws else None
 
     @property
     def phase(self) -> str:
-        shown = self._shown
-        return shown.phase if shown else ""
+        return self._laws.phase if self._laws else ""
 
     @property
-    def _shown(self) -> Reading | None:
+    def _shown(self) -> _Reading | None:
         return self._found.get((self.step, False))
 
     @property
-    def _other(self) -> Reading | None:
+    def _laws(self) -> Laws | None:
+        return self._shown.laws if self._shown else None
+
+    @property
+    def _other(self) -> _Reading | None:
         wanted = self.compare not in (None, self.step)
         return self._found.get((self.compare, False)) if wanted else None
 
     def describe(self) -> str:
-        """Say in words what the picture shows."""
-        return plots.describe(self.ax) if self.ax is not None else self.message
-
-    def static_image(self) -> bytes:
-        """Return the picture as PNG."""
-        return self._picture.png
+        """Return what the picture shows in words."""
+        return self.message if self.ax is None else super().describe()
 
     def code(self) -> str:
         """Return a cell of plain calls that draws what the panel shows.
@@ -195,63 +202,66 @@ class EsdExplorer(Panel):
         The cell takes ``weights``, the mapping that the panel was given; where that was opened
         from a file, the cell opens it.
         """
-        return cell(self)
+        modules = ["checkpoints", "features", "fits", "plots", "spectra"]
+        if self.table is None:
+            modules.remove("features")
+        step = self.step
+        weights = "weights" if step is None else f"weights[{step!r}]"
+        rule = {"names": [self.layer], "conv": self.conv}
+        lines = [f"from wskit import {', '.join(modules)}", "", *opening(self._checkpoints)]
+        lines.append(f"(s,) = {call('spectra.spectra', weights, **rule)}")
+        if "fit" in self._drawn:
+            chosen = {} if self.xmin is None else {"xmin": self.xmin}
+            lines.append(f"fit = {call('fits.fit_power_law', 's.eigenvalues', **chosen)}")
+        if "null" in self._drawn:
+            shuffled = f"spectra.shuffled_weights({weights}, seed={_NULL_SEED})"
+            lines.append(f"(null,) = {call('spectra.spectra', shuffled, **rule)}")
+        if "mp" in self._drawn:
+            lines.append("mp = fits.fit_marchenko_pastur(s.eigenvalues, N=s.N, M=s.M)")
+        options = {name: Name(name) for name in self._drawn}
+        if "others" in self._drawn:
+            other = call("spectra.spectra", f"weights[{self.compare!r}]", **rule)
+            lines.append(f"(other,) = {other}")
+            options["others"] = Name(f"{{{legend_text(self.compare)!r}: other}}")
+        lines.append(f"ax = {call('plots.plot_esd', 's', **options, **self._look)}")
+        if (best := self._best_to_mark()) is not None:
+            lines += [call("ax.axvline", repr(best.xmin), **_BEST), "ax.legend()"]
+        if self.table is not None:
+            lines.append(f"table = {call('features.spectral_table', weights, conv=self.conv)}")
+        return "\n".join(lines)
 
     # -- the controls ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        names = list(self._layers.index)
-        self._null_box = labelled(widgets.Checkbox(description="Shuffled weights", indent=False))
-        controls = {
-            "layer": labelled(widgets.Dropdown(options=names, description="Layer")),
-            "scale": labelled(widgets.Dropdown(options=_SCALES, description="Axes")),
-            "bins": labelled(widgets.BoundedIntText(min=5, max=200, description="Bins"), "8em"),
-            "show_fit": labelled(widgets.Checkbox(description="Power law", indent=False)),
-            "show_mp": labelled(widgets.Checkbox(description="Marchenko-Pastur", indent=False)),
-            "show_null": self._null_box,
-        }
-        for name, control in controls.items():
-            traitlets.link((self, name), (control, "value"))
-
-        # The slider moves over the eigenvalues; the field beside it says and takes the number.
+        layers = self._control("layer", "Layer", list(self._layers.index))
+        scale = self._control("scale", "Axes", _SCALES)
+        self._null_box = self._control("show_null", "Shuffled weights")
+        fit = self._control("show_fit", "Power law")
+        mp = self._control("show_mp", "Marchenko-Pastur")
+        # The slider moves over the eigenvalues; the field beside it shows and takes the number.
         self._slider = labelled(widgets.IntSlider(readout=False, description="Tail from"), "22em")
         self._field = labelled(widgets.FloatText(description="xmin"), "12em")
-        best = button("Best xmin", "magnet", self._choose_best)
-        best.layout.width = "max-content"
-        self._slider.observe(self._on_slider, "value")
-        self._field.observe(self._on_field, "value")
-
-        # The rows of the table have no use but to choose a layer: another control of that trait.
-        self._list = widgets.Select(description="Layers", layout={"width": "auto"})
-        self._list.layout.display = "none"
-        self._list.add_class("wskit-layers")
-        self._list.observe(self._on_row, "value")
-        table = button("Table of layers", "table", self.compute_table)
-        table.layout.width = "max-content"
-
-        self._picture = Picture()
-        self._numbers, self._links = widgets.HTML(), widgets.HTML()
-        shown = [controls[name] for name in ("layer", "scale", "bins")]
-        switches = [controls[name] for name in ("show_fit", "show_mp", "show_null")]
+        self._heed(self._slider, "value", self._move_tail)
+        self._heed(self._field, "value", lambda xmin: self.set_trait("xmin", xmin))
+        self._picture = Picture(fixed=True)
+        self._pictures = [self._picture]
+        self._numbers, self._table_view = widgets.HTML(), widgets.HTML()
         self.children = [
             *([self._step_controls()] if len(self._checkpoints) > 1 else []),
-            widgets.HBox(shown, layout=ROW),
-            widgets.HBox([self._slider, self._field, best], layout=ROW),
-            widgets.HBox(switches, layout=ROW),
+            row(layers, scale, self._control("bins", "Bins", width="8em")),
+            row(self._slider, self._field, button("Best xmin", "magnet", self._choose_best)),
+            row(fit, mp, self._null_box),
             self._state_view,
-            widgets.HBox([self._picture, self._numbers], layout=ROW),
-            widgets.HBox([table, self._links], layout=ROW),
-            self._list,
-            widgets.HTML(view.STYLE, layout={"display": "none"}),
+            row(self._picture, self._numbers),
+            button("Table of layers", "table", self.compute_table),
+            self._table_view,
         ]
-        self._state_view.layout.flex = "none"  # in a column, that is its height
         self.add_class("wskit-esd-explorer")
 
     def _step_controls(self) -> widgets.HBox:
         labels: list[Label | None] = list(self._checkpoints)
         choices = [(str(label), label) for label in labels]
         step = labelled(widgets.SelectionSlider(options=choices, description="Step"), "24em")
-        traitlets.link((self, "step"), (step, "value"))
         # By index: a value of None would be no choice at all.
         names = ["none", *map(str, labels)]
         compare = labelled(widgets.Dropdown(options=names, description="Compare with"))
@@ -259,64 +269,23 @@ class EsdExplorer(Panel):
         traitlets.link(
             (self, "compare"), (compare, "index"), transform=(chosen.index, chosen.__getitem__)
         )
-        return widgets.HBox([step, compare], layout=ROW)
+        return row(self._link("step", step), compare)
 
-    @alone
-    def _on_slider(self, change: Any) -> None:
-        if not self._moving and self._candidates.size:
-            self.xmin = float(self._candidates[change["new"]])
-
-    @alone
-    def _on_field(self, change: Any) -> None:
-        if not self._moving:
-            self.xmin = change["new"]
-
-    @alone
-    def _on_row(self, change: Any) -> None:
-        if not self._moving and change["new"] is not None:
-            self.layer = change["new"]
+    def _move_tail(self, index: int) -> None:
+        if self._candidates.size:
+            self.xmin = float(self._candidates[index])
 
     def _choose_best(self) -> None:
         self.xmin = None
 
-    def _move_controls(self, fit: PowerLawFit) -> None:
-        """Put slider and field to the xmin that is shown."""
-        with self._moved_by_panel():
-            self._slider.max = self._candidates.size - 1
-            index = int(np.searchsorted(self._candidates, fit.xmin))
-            self._slider.value = min(index, self._slider.max)
-            self._field.value = float(f"{fit.xmin:.4g}")
-
-    def _show_list(self) -> None:
-        """Show the table as a list whose rows can be chosen; hide it where there is none."""
-        with self._moved_by_panel():
-            if self.table is not None:
-                rows = self.table[self.table["name"].isin(self._layers.index)]
-                heading, lines = view.layer_rows(rows)
-                self._list.options = list(zip(lines, rows["name"], strict=True))
-                self._list.description, self._list.rows = heading, min(len(lines), 10)
-                self._list.value = self.layer
-            self._list.layout.display = "none" if self.table is None else ""
-        self._show_links()
-
-    def _show_links(self) -> None:
-        at = label_text(self.step)
-        self._links.value = view.save_links(self._picture.png, self.table, self.layer, at)
-
     # -- the work ----------------------------------------------------------------------------
 
-    @alone
     def _on_layer(self, _: Any) -> None:
         self._found.clear()
-        if self.table is not None:
-            self._list.value = self.layer
         self._begin()
 
-    @alone
     def _on_step(self, _: Any) -> None:
-        if self.table is not None:
-            self.table = None  # it was another checkpoint's
-            self._show_list()
+        self.table, self._table_view.value = None, ""  # it was another checkpoint's
         self._begin()
 
     def _begin(self) -> None:
@@ -325,7 +294,6 @@ class EsdExplorer(Panel):
         self._fresh = True
         self._compute()
 
-    @alone
     def _on_beside(self, _: Any) -> None:
         if self._missing():
             self._compute()
@@ -346,13 +314,13 @@ class EsdExplorer(Panel):
     def _compute(self) -> None:
         """Compute what is missing, and show all."""
         name, missing = self.layer, self._missing()
-        row = self._layers.loc[name]
-        one = row["n_matrices"] * row["M"] ** 2 * (row["N"] + 10 * row["M"])
+        n_matrices, n, m = self._layers.loc[name, ["n_matrices", "N", "M"]]
+        one = n_matrices * m**2 * (n + 10 * m)
         slow = len(missing) * one > _INLINE_OPERATIONS
-        # Of several threads one computes; when its turn comes, what was cancelled ends at once.
+        # Only one of several threads computes; cancelled ones end as soon as it is their turn.
         turn = self._computing if slow else contextlib.nullcontext()
 
-        def work(task: Task) -> dict[_Key, Reading]:
+        def work(task: Task) -> dict[_Key, _Reading]:
             found = {}
             with turn:
                 for i, key in enumerate(missing):
@@ -360,7 +328,7 @@ class EsdExplorer(Panel):
                     found[key] = self._read(name, *key)
             return found
 
-        def show(found: dict[_Key, Reading]) -> None:
+        def show(found: dict[_Key, _Reading]) -> None:
             self._found |= found
             s = self.spectrum
             if self._fresh and s is not None:
@@ -374,24 +342,18 @@ class EsdExplorer(Panel):
         message = f"Computing the spectrum of {name}." if slow else ""
         self._run(work, show, thread=message)
 
-    def _read(self, name: str, label: Label | None, null: bool) -> Reading:
+    def _read(self, name: str, label: Label | None, null: bool) -> _Reading:
         weights = self._checkpoints[label]
+        weights = shuffled_weights(weights, seed=_NULL_SEED) if null else weights
         try:
-            if is_whole(self._layers.loc[name], self.conv):
-                W = weights[name]
-                if null:
-                    return Reading(spectrum(shuffled(W, seed=NULL_SEED), conv=self.conv))
-                return read(spectrum(W, conv=self.conv, name=name))
-            if null:
-                weights = shuffled_weights(weights, seed=NULL_SEED)
             (s,) = spectra(weights, names=[name], conv=self.conv)
-            return Reading(s) if null else read(s)
         except SpectrumError as error:
             at = f"At {label_text(label)}: " if label is not None else ""
             raise SpectrumError(f"{at}{error}") from error
+        return _Reading(s, None if null else fit_laws(s.eigenvalues, N=s.N, M=s.M))
 
     def compute_table(self) -> None:
-        """Compute `table`, a row a layer of the shown checkpoint, in a thread."""
+        """Compute `table`, one row per layer of the shown checkpoint, in a thread."""
         weights = self._checkpoints[self.step]
 
         def work(task: Task) -> pd.DataFrame:
@@ -400,7 +362,8 @@ class EsdExplorer(Panel):
 
         def show(table: pd.DataFrame) -> None:
             self.table = table
-            self._show_list()
+            caption = f"Layers {label_text(self.step)}".strip()
+            self._table_view.value = html_table(table.set_index("name")[_COLUMNS], caption)
             if self._fresh:  # this has replaced work on the spectrum
                 self._compute()
             else:
@@ -413,9 +376,26 @@ class EsdExplorer(Panel):
         if self.ax is None and self.status != "done":
             self._picture.blank()
             self._numbers.value = ""
-            self._show_links()
 
-    @alone
+    # -- drawing -----------------------------------------------------------------------------
+
+    @property
+    def _look(self) -> dict[str, Any]:
+        label = {} if self.step is None else {"label": legend_text(self.step)}
+        return {"scale": self.scale, "bins": self.bins, **label}
+
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        """What is drawn with the spectrum, by the names of `plots.plot_esd`."""
+        found: dict[str, Any] = {
+            "fit": self.fit if self.show_fit else None,
+            "null": self.null if self.show_null else None,
+            "mp": self.mp if self.show_mp else None,
+        }
+        if (other := self.other) is not None:
+            found["others"] = {legend_text(self.compare): other}
+        return {name: value for name, value in found.items() if value is not None}
+
     def _draw(self, _: Any = None) -> None:
         shown, problem = self._shown, ""
         if shown is None or self._fresh:
@@ -424,36 +404,65 @@ class EsdExplorer(Panel):
             self.fit = shown.tail(self.xmin)
         except FitError as error:
             self.fit, problem = None, str(error)
-        columns = {label_text(self.step): (shown, self.fit)}
-        options: dict[str, Any] = {} if self.step is None else {"label": legend_text(self.step)}
+        columns = {label_text(self.step): _numbers(shown, self.fit)}
         if (other := self._other) is not None:
+            fit = None
             with contextlib.suppress(FitError):
-                columns[label_text(self.compare)] = other, other.tail(self.xmin)
-            columns.setdefault(label_text(self.compare), (other, None))
-            options["others"] = {legend_text(self.compare): other.spectrum}
-        with mpl.rc_context(plots.STYLE):
-            self.ax = plots.plot_esd(
-                shown.spectrum,
-                fit=self.fit if self.show_fit else None,
-                null=self.null if self.show_null else None,
-                mp=shown.mp if self.show_mp else None,
-                scale=cast(plots.EsdScale, self.scale),
-                bins=self.bins,
-                ax=self._picture.new_axes(),
-                **options,
-            )
-            if (best := self._best_to_mark()) is not None:
-                accent = plots.PALETTE["accent"]
-                self.ax.axvline(best.xmin, color=accent, ls="--", label="best xmin")
-            self._picture.draw(self.describe())
-        self._numbers.value = view.number_table(columns)
-        self._show_links()
-        if self.fit is not None:
-            self._move_controls(self.fit)
+                fit = other.tail(self.xmin)
+            columns[label_text(self.compare)] = _numbers(other, fit)
+        self.ax = self._picture.plot(
+            plots.plot_esd, shown.spectrum, **self._drawn, **self._look, then=self._finish
+        )
+        caption = f"{shown.spectrum.name}, {size_text(shown.spectrum)}"
+        self._numbers.value = html_table(pd.DataFrame(columns), caption, header=len(columns) > 1)
+        if (fit := self.fit) is not None:
+            with self._moved_by_panel():
+                self._slider.max = self._candidates.size - 1
+                index = int(np.searchsorted(self._candidates, fit.xmin))
+                self._slider.value = min(index, self._slider.max)
+                self._field.value = float(f"{fit.xmin:.4g}")
         if self._task is None:
             self.message, self.status = problem, "failed" if problem else "done"
+
+    def _finish(self, ax: Axes) -> None:
+        """Mark the best xmin, and give the Axes fixed margins, which halves the time of a step.
+
+        Above them is room for a legend of four rows: among the data it would hide some of them.
+        """
+        if (best := self._best_to_mark()) is not None:
+            ax.axvline(best.xmin, **_BEST)
+        figure: Any = ax.figure
+        figure.subplots_adjust(left=0.15, right=0.97, bottom=0.122, top=0.71)
+        title = ax.get_title(loc="left")
+        if len(title) > _MOST_LETTERS:
+            half = _MOST_LETTERS // 2
+            title = f"{title[: half - 1]}…{title[-half:]}"
+        size = 12 * min(1.0, _TITLE_LETTERS / max(len(title), 1))
+        rows = -(-len(ax.get_legend_handles_labels()[0]) // 2)
+        # A tensor's name is no formula, whatever dollar signs are in it.
+        ax.set_title(title, loc="left", pad=21 * rows, fontsize=size, parse_math=False)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
 
     def _best_to_mark(self) -> PowerLawFit | None:
         """Return the best fit where another one is shown in its place."""
         chosen = self.show_fit and self.xmin is not None
         return self.best if chosen and self.best != self.fit else None
+
+
+def _numbers(reading: _Reading, fit: PowerLawFit | None) -> dict[str, Any]:
+    """Return a column of the table; always the same rows, so that nothing jumps."""
+    s, laws = reading.spectrum, reading.laws
+    best, mp = (laws.tail, laws.mp) if laws else (None, None)
+    return {
+        "eigenvalues": f"{s.eigenvalues.size}",
+        "largest": s.eigenvalues[-1],
+        "α": f"{fit.alpha:.3f} ± {fit.sigma:.3f}" if fit else DASH,
+        "xmin": fit.xmin if fit else None,
+        "KS distance": f"{fit.ks:.4f}" if fit else DASH,
+        "in the tail": f"{fit.n_tail} of {fit.n}" if fit else DASH,
+        "best xmin": best.xmin if best else None,
+        "best α": f"{best.alpha:.3f}" if best else DASH,
+        "MP σ": mp.sigma if mp else None,
+        "MP spikes": f"{mp.n_spikes}" if mp else DASH,
+        "phase": laws.phase if laws and laws.phase else DASH,
+    }

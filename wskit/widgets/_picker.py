@@ -4,7 +4,7 @@ import html
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
@@ -14,10 +14,9 @@ from torch import nn
 from wskit import data
 from wskit.checkpoints import Checkpoint, open_checkpoint
 from wskit.errors import CheckpointError, DataError, WskitError
-from wskit.widgets._panel import ROW, Panel, Task, button, labelled
+from wskit.widgets._panel import Panel, Task, button, row
 
-Origin = Literal["catalogue", "path", "session", "upload"]
-
+_ORIGINS = ["catalogue", "path", "session", "upload"]
 # JupyterLab loses messages of over 10 MiB unless the server's limit is raised.
 _UPLOAD_LIMIT = 8 * 2**20
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".th", ".npz")
@@ -42,7 +41,7 @@ class CheckpointPicker(Panel):
     """
 
     checkpoint = traitlets.Instance(Checkpoint, allow_none=True)
-    origin = traitlets.Enum(["catalogue", "path", "session", "upload"], "catalogue")
+    origin = traitlets.Enum(_ORIGINS, "catalogue")
     entry = traitlets.Unicode()
     path = traitlets.Unicode()
     variable = traitlets.Unicode(None, allow_none=True)
@@ -59,31 +58,30 @@ class CheckpointPicker(Panel):
         self.message = "Nothing is open yet."
 
     @traitlets.validate("entry")
-    def _known_entry(self, proposal: Any) -> str:
-        if proposal.value not in self._entries:
-            raise DataError(
-                f"The catalogue holds no weights called {proposal.value!r}; "
-                f"choose one of {self._entries}."
-            )
-        return str(proposal.value)
+    def _known(self, proposal: Any) -> Any:
+        return self._check_offered(proposal, self._entries, DataError)
 
     # -- what it does ------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Open what is chosen, after downloading it if it is in the catalogue and not cached."""
+        """Open what is chosen; download it first if it is in the catalogue and not cached."""
         self.checkpoint = None
+        origin, entry = self.origin, self.entry
+        named = {"catalogue": entry, "path": self.path, "session": str(self.variable)}
+        name = named.get(origin, "the upload")
+        source: Any = None
         try:
             source = self._source()
         except WskitError as error:
             self._refuse(error)
             return
-        name, from_catalogue = self._choice(), self.origin == "catalogue"
 
         def work(task: Task) -> Checkpoint:
-            path = source
-            if from_catalogue:
-                path = data.fetch(source, progress=task.report, cancel=task.cancelled)
-            return open_checkpoint(path)
+            if origin == "catalogue":
+                return open_checkpoint(
+                    data.fetch(entry, progress=task.report, cancel=task.cancelled)
+                )
+            return open_checkpoint(source)
 
         def show(checkpoint: Checkpoint) -> None:
             self.checkpoint = checkpoint
@@ -91,7 +89,7 @@ class CheckpointPicker(Panel):
             count, size = len(checkpoint), checkpoint.nbytes / 1e6
             self.message = f"{name} is open: {count} tensors, {size:.2f} MB."
 
-        slow = from_catalogue or self.origin == "path"
+        slow = origin in ("catalogue", "path")
         self._run(work, show, thread=f"Opening {name}." if slow else "")
 
     def upload(self, name: str, content: bytes | memoryview) -> None:
@@ -100,18 +98,18 @@ class CheckpointPicker(Panel):
         Only the suffix of its name is used; the content goes to a temporary folder.
         """
         self.origin, self._uploaded, self.checkpoint = "upload", None, None
-        suffix = Path(name).suffix.lower()
-        problem = ""
+        suffix, size = Path(name).suffix.lower(), len(content)
         if suffix not in _SUFFIXES:
-            problem = f"{name}: expected one of {', '.join(_SUFFIXES)}; choose another file."
-        elif len(content) > _UPLOAD_LIMIT:
-            size, limit = len(content) / 2**20, _UPLOAD_LIMIT / 2**20
-            problem = (
-                f"{name} has {size:.1f} MiB, and an upload may have {limit:.0f}; "
-                "put it beside the notebook and give its path."
+            expected = ", ".join(_SUFFIXES)
+            self._refuse(CheckpointError(f"{name}: expected one of {expected}."))
+            return
+        if size > _UPLOAD_LIMIT:
+            self._refuse(
+                CheckpointError(
+                    f"{name} has {size / 2**20:.1f} MiB, and an upload may have "
+                    f"{_UPLOAD_LIMIT >> 20}; put it beside the notebook and give its path."
+                )
             )
-        if problem:
-            self._refuse(CheckpointError(problem))
             return
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="wskit-upload-")
         # A file of its own for each: an earlier one may be open, and mapped.
@@ -134,10 +132,6 @@ class CheckpointPicker(Panel):
             source = repr(str(self._uploaded)) if self._uploaded else '"your-file.safetensors"'
         return "\n".join([*lines, f"weights = checkpoints.open_checkpoint({source})"])
 
-    def describe(self) -> str:
-        """Say in words what is open."""
-        return self.message
-
     def close(self) -> None:
         """Cancel what runs, drop the upload, and remove the panel from the page."""
         if self.comm is not None:
@@ -152,8 +146,7 @@ class CheckpointPicker(Panel):
             return dict(self._modules)
         from IPython import get_ipython
 
-        shell = get_ipython()
-        variables = {} if shell is None else shell.user_ns
+        variables = getattr(get_ipython(), "user_ns", {})
         return {
             name: value
             for name, value in variables.items()
@@ -161,75 +154,60 @@ class CheckpointPicker(Panel):
         }
 
     def _source(self) -> Any:
-        """Return what to open; of the catalogue, what to fetch."""
-        if self.origin == "catalogue":
-            return self.entry
-        if self.origin == "path":
-            if not self.path.strip():
-                raise CheckpointError("Give the path of a file or a folder of weights.")
-            return self.path.strip()
+        """Return what to open, but for the catalogue, or say what is missing."""
+        if self.origin == "path" and not self.path.strip():
+            raise CheckpointError("Give the path of a file or a folder of weights.")
         if self.origin == "session":
             modules = self.modules()
-            if self.variable not in modules:
+            if not modules:
                 raise CheckpointError(
                     "No torch module is among the notebook's variables; make one, then Refresh."
-                    if not modules
-                    else f"{self.variable!r} is no module here; choose one of {sorted(modules)}."
+                )
+            if self.variable not in modules:
+                raise CheckpointError(
+                    f"{self.variable!r} is no module here; choose one of {sorted(modules)}."
                 )
             return modules[self.variable]
-        if self._uploaded is None:
+        if self.origin == "upload" and self._uploaded is None:
             raise CheckpointError("Choose a file to upload first.")
-        return self._uploaded
-
-    def _choice(self) -> str:
-        choices = {"catalogue": self.entry, "path": self.path, "session": self.variable}
-        return str(choices.get(self.origin, "the upload"))
+        return self._uploaded if self.origin == "upload" else self.path.strip()
 
     def _refuse(self, error: WskitError) -> None:
-        def work(_: Task) -> Any:
-            raise error
-
-        self._run(work, lambda _: None)
+        self.cancel()
+        self._fail(error)
 
     # -- the controls ------------------------------------------------------------------------
 
     def _build(self) -> None:
         origin = widgets.ToggleButtons(
-            options=["catalogue", "path", "session", "upload"],
+            options=_ORIGINS,
             description="From",
             style={"description_width": "initial", "button_width": "7em"},
         )
-        entry = labelled(widgets.Dropdown(options=self._entries, description="Entry"))
-        hint = "file or folder of weights, or hf://org/name@revision"
-        # Not at each letter: the last ones would come after a click on "Open".
-        path = widgets.Text(description="Path", placeholder=hint, continuous_update=False)
-        path = labelled(path, "40em")
-        self._variable = labelled(widgets.Dropdown(options=[], description="Module"))
-        traitlets.link((self, "origin"), (origin, "value"))
-        traitlets.link((self, "entry"), (entry, "value"))
-        traitlets.link((self, "path"), (path, "value"))
-        traitlets.link((self, "variable"), (self._variable, "value"))
+        entry = self._control("entry", "Entry", self._entries)
+        path = self._control("path", "Path", width="40em")
+        path.placeholder = "file or folder of weights, or hf://org/name@revision"
+        self._variable = self._control("variable", "Module", [])
         upload = widgets.FileUpload(
             accept=",".join(_SUFFIXES), description=f"Upload (at most {_UPLOAD_LIMIT >> 20} MiB)"
         )
         upload.layout.width = "max-content"
         upload.observe(self._on_upload, "value")
-        self._about = widgets.HTML()
-        self._table = widgets.HTML()
+        self._about, self._table = widgets.HTML(), widgets.HTML()
         self._open_button = button("Open", "folder-open", self.load)
-        refresh = button("Refresh", "refresh", self._offer_modules)
         self._choosers = {
             "catalogue": widgets.VBox([entry, self._about]),
             "path": path,
-            "session": widgets.HBox([self._variable, refresh], layout=ROW),
+            "session": row(self._variable, button("Refresh", "refresh", self._offer_modules)),
             "upload": upload,
         }
         self._chooser = widgets.VBox()
         self.observe(self._show_chooser, "origin")
         self.observe(self._show_entry, "entry")
         self.observe(self._show_table, "checkpoint")
-        action = widgets.HBox([self._open_button, self._state_view], layout=ROW)
-        self.children = [origin, self._chooser, action, self._table]
+        self._state_view.layout.flex = "1 1 20em"
+        action = row(self._open_button, self._state_view)
+        self.children = [self._link("origin", origin), self._chooser, action, self._table]
         self.add_class("wskit-checkpoint-picker")
         self._show_chooser()
         self._show_entry()

@@ -14,7 +14,7 @@ MARGIN = 0.5  # of the landscape around the triangle
 
 
 class PlanePanel(Panel):
-    """A panel with a landscape, computed in a thread on one grid after the other.
+    """A panel with a landscape, which a thread computes on one grid after the other.
 
     Attributes
     ----------
@@ -27,17 +27,6 @@ class PlanePanel(Panel):
     _plane: Plane | None = None
     _square = False  # the landscape's grid: see `Plane.grid`
     _points_at_once = 4  # of the landscape, at most, between two looks at Cancel
-
-    def wait(self, timeout: float = 60.0) -> None:
-        """Return when the landscape is done and shown, all its grids.
-
-        Parameters
-        ----------
-        timeout : float, default 60.0
-            Seconds for each grid; after that a `TimeoutError` is raised, and the work goes on.
-        """
-        while self._task is not None:
-            super().wait(timeout)
 
     def _draw_plane(self) -> None:
         """Show `landscape`, or `_shown_plane` before there is one."""

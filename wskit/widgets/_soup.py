@@ -1,6 +1,9 @@
 """A panel to cook a soup of fine-tuned models, and to see what it is worth."""
 
-from collections.abc import Callable, Mapping
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -10,61 +13,58 @@ import traitlets
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from wskit import plots
-from wskit._texts import cell_text
+from wskit import __version__, plots
+from wskit._texts import DASH, cell_text
 from wskit.averaging import average
+from wskit.checkpoints import save_weights
 from wskit.errors import SoupError
 from wskit.landscape import Evaluator, evaluate_models
-from wskit.widgets._panel import ROW, Panel, Task, alone, button, labelled
-from wskit.widgets._picture import FigurePicture, PointPicture
-from wskit.widgets._soup_code import FIGSIZE, cell
-from wskit.widgets._soup_view import (
-    ROWS_SHOWN,
-    SOUP,
-    IngredientRow,
-    change_text,
-    draw_path,
-    draw_scores,
-    greedy_text,
-    heading,
-    is_within,
-    name_width,
-    number_table,
+from wskit.soups import greedy_steps
+from wskit.widgets._panel import (
+    ROW,
+    Panel,
+    Task,
+    button,
+    call,
+    html_table,
+    open_weights,
+    row,
+    spaced,
 )
-from wskit.widgets._soup_work import (
-    HELD_OUT,
-    Pantry,
-    changes_of_one,
-    greedy_history,
-    mixed,
-    scores_among,
-    shares_of,
-)
+from wskit.widgets._picture import Picture
+from wskit.widgets._soup_row import SLIDER, IngredientRow, greedy_text, notes
+
+Weights = Mapping[str, Tensor]
 
 _HISTORY = ["step", "ingredient", "own_score", "held_out_score", "accepted", "n_ingredients"]
+_HELD_OUT = "held_out"  # how the names of measures begin that may choose a soup
 _NO_SCORE = (
-    f"Greedy and Suggest are off: they go by a measure that begins with {HELD_OUT!r} and of which "
-    "more is better, and there is none; make one with landscape.split_metrics(held_out=...)."
+    f"Greedy is off: it needs a measure whose name begins with {_HELD_OUT!r} and of "
+    "which more is better; make one with landscape.split_metrics(held_out=...)."
 )
+_SIZE = (5.4, 4.2)  # of a picture
+_ROWS_SHOWN = 16
 
 
 class SoupKitchen(Panel):
     """Cook a soup of fine-tuned models: tick, weigh, or have it cooked; its measures at once.
 
-    For model soups (Wortsman et al. 2022, arXiv:2203.05482). What chooses ingredients is a
-    held-out score alone; measures of test data are there to be reported.
+    For model soups (Wortsman et al. 2022, arXiv:2203.05482). Only a held-out score chooses
+    ingredients; measures of test data are there to be reported.
 
     Parameters
     ----------
-    ingredients : mapping of str to mappings of str to Tensor
-        Models of one architecture, fine-tuned from one start. Each is measured once, at first.
+    ingredients : mapping of str to weights, or sequence of weights
+        Models of one architecture, fine-tuned from one start: mappings of str to Tensor, networks,
+        paths or names. Those of a sequence are called "0", "1", ... Each is measured once, at
+        first.
     evaluate : Evaluator
         See `wskit.landscape.Evaluator`; such as ``split_metrics(held_out=..., clean=...,
-        shifted=...)``. Called in two threads at once.
+        shifted=...)``. Two threads call it at once.
     score : str, optional
-        The measure that Greedy and Suggest go by. It begins with "held_out", and more is better.
-        None means the first such one; where there is none, these two are off.
-    base : mapping of str to Tensor, optional
+        The measure that Greedy goes by. It begins with "held_out", and more is better.
+        None means the first such one; where there is none, it is off.
+    base : weights, optional
         The model that all were fine-tuned from, to be shown beside them.
 
     Attributes
@@ -78,9 +78,6 @@ class SoupKitchen(Panel):
         As above; empty if there is none.
     x, y : str
         The measures of the picture.
-    tried : int
-        How many ingredients the greedy soup has tried; set it, or press a button, and it goes on
-        in a thread, and then the soup is the greedy one.
     path : str
         Where `save` writes, a ``.safetensors`` file.
     coefficients : dict of str to float
@@ -94,75 +91,77 @@ class SoupKitchen(Panel):
         The measures of each ingredient.
     history : DataFrame
         Of the greedy soup so far, as `wskit.soups.greedy_soup` has it.
-    changes : DataFrame or None
-        What `suggest` found for this soup: a row an ingredient.
     ax, path_ax : Axes or None
         Of the latest pictures.
 
     Raises
     ------
     SoupError
-        If there is no ingredient, one has no text for a name, or `score` is no such measure.
+        If there is no ingredient, or `score` is no such measure.
     AveragingError, LandscapeError
         If two ingredients differ in names or shapes, or `evaluate` cannot measure them.
     """
 
     chosen = traitlets.Tuple()
     shares = traitlets.Dict()
-    score = traitlets.Unicode()
     x = traitlets.Unicode()
     y = traitlets.Unicode()
-    tried = traitlets.Int(0)
     path = traitlets.Unicode("soup.safetensors")
 
     def __init__(
         self,
-        ingredients: Mapping[str, Mapping[str, Tensor]],
+        ingredients: Mapping[str, Any] | Sequence[Any],
         evaluate: Evaluator,
         *,
         score: str | None = None,
-        base: Mapping[str, Tensor] | None = None,
+        base: Any = None,
     ) -> None:
-        self.ingredients, self.evaluate, self.base = dict(ingredients), evaluate, base
+        named = ingredients if isinstance(ingredients, Mapping) else dict(enumerate(ingredients))
+        self.ingredients = {str(name): open_weights(model) for name, model in named.items()}
+        self.base = None if base is None else open_weights(base)
+        self.evaluate = evaluate
         if not self.ingredients:
             raise SoupError("there are no ingredients; give at least one model.")
-        for name in self.ingredients:
-            if not isinstance(name, str):
-                raise SoupError(f"the names of ingredients are texts, got {name!r}.")
-        self._uniform = average(list(self.ingredients.values()))  # which says what does not fit
+        rest = {"uniform soup": average(list(self.ingredients.values()))}  # says what does not fit
         self.singles = evaluate_models(evaluate, self.ingredients)
-        rest = {"uniform soup": self._uniform} | ({"base": base} if base is not None else {})
+        rest |= {} if self.base is None else {"base": self.base}
         self._rest = evaluate_models(evaluate, rest)
         self._rest.loc["mean of singles"] = self.singles.mean()
         self._measures = [str(name) for name in self.singles]
-        self._scores = scores_among(self._measures)
-        self._pantry = Pantry()
+        scores = [
+            name
+            for name in self._measures
+            if name.startswith(_HELD_OUT) and not name.endswith(("loss", "error"))
+        ]
+        if score is not None and score not in scores:
+            raise SoupError(
+                f"score must be a measure whose name begins with {_HELD_OUT!r} and of which more "
+                f"is better, one of {scores}, got {score!r}."
+            )
+        self.score = next(iter(scores), "") if score is None else score
+        self._written: dict[Path, tuple[int, int]] = {}  # files that may be written anew
         self._cooked: tuple[Any, ...] = ()
-        self.soup: Mapping[str, Tensor] | None = None
-        self.numbers = pd.DataFrame()
+        self.soup: Weights | None = None
+        self.numbers: pd.DataFrame = pd.DataFrame()
         self.history = pd.DataFrame(columns=_HISTORY)
-        self.changes: pd.DataFrame | None = None
         self.ax: Axes | None = None
         self.path_ax: Axes | None = None
-        self.score = next(iter(self._scores), "") if score is None else score
         self.shares = {}
         self.chosen = tuple(self.ingredients)
-        tests = [name for name in self._measures if not name.startswith(("loss", HELD_OUT))]
+        tests = [name for name in self._measures if not name.startswith(("loss", _HELD_OUT))]
         shown = [name for name in tests if not name.endswith("loss")] or self._measures
         self.x = self.score if len(shown) == 1 and self.score else shown[0]
         self.y = shown[-1]
         super().__init__()
         self._build()
-        self.observe(self._on_mix, ["chosen", "shares"])
-        self.observe(self._on_score, "score")
-        self.observe(self._on_axes, ["x", "y"])
-        self.observe(self._on_tried, "tried")
+        self._heed(self, ["chosen", "shares"], lambda _: self._try(self._cook))
+        self._heed(self, ["x", "y"], lambda _: self._try(self._draw))
         self._try(self._cook)
 
     # -- what may be set ---------------------------------------------------------------------
 
     @traitlets.validate("chosen")
-    def _known(self, proposal: Any) -> tuple[str, ...]:
+    def _in_order(self, proposal: Any) -> tuple[str, ...]:
         self._check_names(proposal.value)
         return tuple(name for name in self.ingredients if name in proposal.value)
 
@@ -172,54 +171,23 @@ class SoupKitchen(Panel):
         shares = {name: float(proposal.value.get(name, 1.0)) for name in self.ingredients}
         for name, share in shares.items():
             if not 0 <= share < np.inf:
-                raise SoupError(f"The share of {name!r} must be a number from 0, got {share}.")
+                raise SoupError(f"the share of {name!r} must be at least 0, got {share}.")
         return shares
 
-    @traitlets.validate("score")
-    def _may_choose(self, proposal: Any) -> str:
-        if proposal.value not in (self._scores or [""]):
-            raise SoupError(
-                f"The score must be a measure that begins with {HELD_OUT!r} and of which more is "
-                f"better, one of {self._scores}, got {proposal.value!r}."
-            )
-        return str(proposal.value)
-
     @traitlets.validate("x", "y")
-    def _known_measure(self, proposal: Any) -> str:
-        if proposal.value not in self._measures:
-            raise SoupError(
-                f"There is no measure {proposal.value!r}; choose one of {self._measures}."
-            )
-        return str(proposal.value)
+    def _known(self, proposal: Any) -> Any:
+        return self._check_offered(proposal, self._measures, SoupError)
 
-    @traitlets.validate("tried")
-    def _as_many(self, proposal: Any) -> int:
-        n = len(self.ingredients)
-        if not 0 <= proposal.value <= n:
-            raise SoupError(f"tried must lie between 0 and {n}, got {proposal.value}.")
-        return int(proposal.value)
-
-    def _check_names(self, names: Any) -> None:
-        for name in names:
-            if name not in self.ingredients:
-                raise SoupError(
-                    f"There is no ingredient {name!r}; choose among {list(self.ingredients)[:10]}."
-                )
+    def _check_names(self, names: Iterable[str]) -> None:
+        if unknown := [name for name in names if name not in self.ingredients]:
+            known = list(self.ingredients)[:10]
+            raise SoupError(f"there is no ingredient {unknown[0]!r}; choose among {known}.")
 
     # -- what is shown -----------------------------------------------------------------------
 
     @property
     def coefficients(self) -> dict[str, float]:
-        return shares_of(self.chosen, self.shares)
-
-    def describe(self) -> str:
-        """Say in words what the pictures and the table show."""
-        axs = [ax for ax in (self.ax, self.path_ax) if ax is not None]
-        return "\n".join([*(plots.describe(ax.figure) for ax in axs), self.numbers.to_string()])
-
-    def static_image(self) -> bytes:
-        """Return the picture of the scores as PNG."""
-        return self._picture.png
+        return _coefficients(self.chosen, self.shares)
 
     def code(self) -> str:
         """Return a cell of plain calls that gives what the panel shows.
@@ -227,85 +195,111 @@ class SoupKitchen(Panel):
         The cell takes ``ingredients`` and ``evaluate``, which the panel was given; and ``base``
         where it was given.
         """
-        return cell(self)
+        tried, score, coefficients = len(self.history), self.score, self.coefficients
+        lines = [
+            "from itertools import islice",
+            "import pandas as pd",
+            "from wskit import averaging, landscape, plots, soups",
+            "",
+            "singles = landscape.evaluate_models(evaluate, ingredients)",
+            "models = {}",
+        ]
+        if coefficients:
+            weights = _weights_of(coefficients)
+            lines += [
+                f"chosen = {list(coefficients)!r}",
+                "parts = [ingredients[name] for name in chosen]",
+                f"soup = {call('averaging.average', 'parts', *([repr(weights)] * bool(weights)))}",
+                'models["soup"] = soup',
+            ]
+        if score:
+            lines.append(f'models["best single"] = ingredients[singles[{score!r}].idxmax()]')
+        lines.append('models["uniform soup"] = averaging.average(list(ingredients.values()))')
+        lines += [] if self.base is None else ['models["base"] = base']
+        lines += [
+            "numbers = landscape.evaluate_models(evaluate, models)",
+            'numbers.loc["mean of singles"] = singles.mean()',
+            *([] if coefficients else ['numbers = numbers.reindex(["soup", *numbers.index])']),
+            'kinds = singles.assign(kind="ingredient"), numbers.assign(kind=numbers.index)',
+            f"ax = plots.plot_soup_scores(pd.concat(kinds), x={self.x!r}, y={self.y!r})",
+        ]
+        if tried:
+            lines += [
+                "def score(weights):",
+                '    found = landscape.evaluate_models(evaluate, {"soup": weights})',
+                f"    return found[{score!r}].iloc[0]",
+                f"steps = soups.greedy_steps(ingredients, score, singles[{score!r}])",
+                f"*_, greedy = islice(steps, {tried})",
+                "path_ax = plots.plot_greedy_path(greedy.history)",
+            ]
+        return "\n".join([*lines, "numbers"])
 
     # -- the controls ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        width = name_width(list(self.ingredients))
+        longest = max(map(len, self.ingredients))
+        width = f"{min(max(0.62 * longest + 2.5, 6), 16):.1f}em"
         self._rows: dict[str, IngredientRow] = {}
         for name in self.ingredients:
-            row = self._rows[name] = IngredientRow(name, width)
-            row.tick.observe(lambda change, name=name: self._tick(name, change["new"]), "value")
-            row.slider.observe(lambda change, name=name: self._weigh(name, change["new"]), "value")
-        scroll = "auto" if len(self._rows) > ROWS_SHOWN else "visible"
-        height = f"{28 * ROWS_SHOWN}px" if len(self._rows) > ROWS_SHOWN else None
-        list_layout = {"overflow": f"hidden {scroll}", "max_height": height, "flex": "none"}
-        heading_view = widgets.HTML(heading(width, bool(self.score)))
+            line = self._rows[name] = IngredientRow(name, width)
+            self._heed(line.tick, "value", functools.partial(self._tick, name))
+            self._heed(line.slider, "value", functools.partial(self._weigh, name))
+        many = len(self._rows) > _ROWS_SHOWN
+        list_layout = {
+            "overflow": f"hidden {'auto' if many else 'visible'}",
+            "max_height": f"{28 * _ROWS_SHOWN}px" if many else None,
+            "flex": "none",
+        }
+        heading = widgets.HTML(
+            f'<span style="display:inline-block;width:calc({width} + {SLIDER} + 8px)">in the soup'
+            f"</span>{notes('part', 'own score' if self.score else '')}"
+        )
         rows = widgets.VBox(list(self._rows.values()), layout=list_layout)
-        self._by_score = [
+        by_score = [
             button("Greedy step", "step-forward", self.greedy_step),
             button("Greedy", "fast-forward", self.greedy),
-            button("Suggest", "lightbulb-o", self.suggest),
         ]
-        for each in self._by_score:
+        for each in by_score:
             each.disabled = not self.score
         mixes = [
             button("All", "check-square-o", lambda: self._mix(self.ingredients, self.shares)),
             button("None", "square-o", lambda: self._mix((), self.shares)),
             button("Equal shares", "balance-scale", lambda: self._mix(self.chosen, {})),
         ]
-        save = button("Save…", "save", self.save)
-        for each in [*mixes, *self._by_score, save]:
-            each.layout.width = "max-content"
-        file = labelled(widgets.Text(description="File", continuous_update=False), "24em")
-        score = labelled(widgets.Dropdown(options=self._scores or [""], description="Score"))
-        score.disabled = not self.score
-        across = labelled(widgets.Dropdown(options=self._measures, description="Across"))
-        up = labelled(widgets.Dropdown(options=self._measures, description="Up"))
-        for trait, box in {"path": file, "score": score, "x": across, "y": up}.items():
-            traitlets.link((self, trait), (box, "value"))
+        across = self._control("x", "Across", self._measures)
+        up = self._control("y", "Up", self._measures)
+        file = self._control("path", "File", width="24em")
         self._numbers_view = widgets.HTML()
-        self._picture, self._path_view = PointPicture(*FIGSIZE), FigurePicture(*FIGSIZE)
+        self._picture, self._path_view = Picture(*_SIZE), Picture(*_SIZE)
+        self._pictures = [self._picture, self._path_view]
         self._path_view.layout.display = "none"
-        axes = widgets.HBox([across, up], layout=ROW)
+        right = [self._numbers_view, row(across, up), self._picture]
         columns = [
-            widgets.VBox([heading_view, rows, self._path_view], layout={"flex": "none"}),
-            widgets.VBox([self._numbers_view, axes, self._picture], layout={"flex": "1 1 30em"}),
+            widgets.VBox([heading, rows, self._path_view], layout={"flex": "none"}),
+            widgets.VBox(right, layout={"flex": "1 1 30em"}),
         ]
         self.children = [
-            widgets.HBox([*mixes, *self._by_score, score], layout=ROW),
+            row(*mixes, *by_score),
             self._state_view,
             widgets.HBox(columns, layout=ROW | {"align_items": "flex-start"}),
-            widgets.HBox([file, save], layout=ROW),
+            row(file, button("Save…", "save", self.save)),
         ]
-        self._state_view.layout.flex = "none"  # in a column, that is its height
         self.add_class("wskit-soup-kitchen")
 
-    @alone
     def _tick(self, name: str, is_in: bool) -> None:
         if is_in != (name in self.chosen):
             others = [each for each in self.chosen if each != name]
             self.chosen = (*others, *([name] if is_in else []))
 
-    @alone
     def _weigh(self, name: str, share: float) -> None:
         if share != self.shares[name]:
             self.shares = self.shares | {name: share}
 
-    def _mix(self, chosen: Any, shares: Mapping[str, float]) -> None:
+    def _mix(self, chosen: Iterable[str], shares: Mapping[str, float]) -> None:
         with self.hold_trait_notifications():
             self.chosen, self.shares = tuple(chosen), dict(shares)
 
     # -- the soup ----------------------------------------------------------------------------
-
-    @alone
-    def _on_mix(self, _: Any) -> None:
-        self._try(self._cook)
-
-    @alone
-    def _on_axes(self, _: Any) -> None:
-        self._try(self._draw)
 
     def _cook(self) -> None:
         """Mix what is chosen, measure it, and show it; nothing is done twice."""
@@ -314,34 +308,40 @@ class SoupKitchen(Panel):
         if state == self._cooked:
             return
         self._show_rows()
-        self.changes = None
         self.soup, self._cooked = None, ()
         parts = []
         try:
             if coefficients:
-                soup = mixed(self.ingredients, coefficients)
-                parts = [evaluate_models(self.evaluate, {SOUP: soup})]
+                soup = self._mixed(coefficients)
+                parts = [evaluate_models(self.evaluate, {"soup": soup})]
                 self.soup, self._cooked = soup, state
         finally:  # where it fails, no number of another soup is left
             self._tabulate(parts)
             self._draw_point()
 
+    def _mixed(self, coefficients: Mapping[str, float]) -> Weights:
+        models = [self.ingredients[name] for name in coefficients]
+        return average(models, _weights_of(coefficients))
+
     def _show_rows(self) -> None:
         parts = self.coefficients
-        for name, row in self._rows.items():
+        for name, line in self._rows.items():
             score = f"{self.singles[self.score][name]:#.4g}" if self.score else ""
-            row.show(name in self.chosen, self.shares[name], parts.get(name, 0.0), score)
+            part = f"{100 * parts.get(name, 0.0):.1f} %" if name in self.chosen else DASH
+            line.show(name in self.chosen, self.shares[name], part, score)
 
     def _tabulate(self, soup: list[pd.DataFrame]) -> None:
         best = []
         if self.score:
-            row = self.singles.loc[[self.singles[self.score].idxmax()]]
-            best = [row.set_axis(["best single"])]
+            single = self.singles.loc[[self.singles[self.score].idxmax()]]
+            best = [single.set_axis(["best single"])]
         numbers = pd.concat([*soup, *best, self._rest])
-        self.numbers = numbers if soup else numbers.reindex([SOUP, *numbers.index])
-        self._numbers_view.value = number_table(
-            self.numbers,
-            f"A soup of {len(self.coefficients)} of {len(self.ingredients)} ingredients",
+        self.numbers = numbers if soup else numbers.reindex(["soup", *numbers.index])
+        shown = self.numbers.drop(columns="loss")  # which split_metrics has under two names
+        twice = any(self.numbers["loss"].equals(shown[name]) for name in shown)
+        caption = f"A soup of {len(self.coefficients)} of {len(self.ingredients)} ingredients"
+        self._numbers_view.value = html_table(
+            (shown if twice else self.numbers).T.rename(spaced), caption
         )
 
     def _say(self) -> None:
@@ -350,7 +350,7 @@ class SoupKitchen(Panel):
             self.message = "Nothing is in the soup; tick an ingredient, and give it a share."
         elif self.score:
             best = self.singles[self.score].idxmax()
-            soup, single = self.numbers[self.score][[SOUP, "best single"]]
+            soup, single = self.numbers[self.score][["soup", "best single"]]
             self.message = (
                 f"{self._score_text.capitalize()}: {cell_text(soup)} of the soup, "
                 f"{cell_text(single)} of the best single, {best}."
@@ -361,7 +361,7 @@ class SoupKitchen(Panel):
 
     @property
     def _score_text(self) -> str:
-        return self.score.replace(HELD_OUT, "held-out").replace("_", " ")
+        return self.score.replace(_HELD_OUT, "held-out").replace("_", " ")
 
     # -- the recipes -------------------------------------------------------------------------
 
@@ -373,120 +373,106 @@ class SoupKitchen(Panel):
         """Have the greedy soup try all ingredients, from where it is, in a thread."""
         self._go_to(len(self.ingredients))
 
-    @alone
-    def _on_tried(self, _: Any) -> None:
-        if self.tried != len(self.history):
-            self._go_to(self.tried)
-
     def _go_to(self, tried: int) -> None:
-        known = self.history
-        if tried <= len(known) and self.score:
-            self._run(lambda task: known[:tried], self._show_greedy)
-            return
+        known = self.history if tried > len(self.history) else self.history[:0]
 
         def work(task: Task) -> pd.DataFrame:
-            return greedy_history(
-                self.ingredients,
-                self._score(),
-                self.singles[self.score],
-                known=known,
-                until=tried,
-                report=task.report,
-            )
+            """Go on; the steps that are known are made again from their scores."""
+            score, made = self._scorer(), iter(known["held_out_score"].iloc[1:].tolist())
 
-        self._work(work, self._show_greedy, f"Greedy tries ingredient {tried}.")
+            def ask(weights: Weights) -> float:
+                return score(weights) if (found := next(made, None)) is None else found
+
+            history = known
+            steps = greedy_steps(self.ingredients, ask, self.singles[self.score])
+            for done, soup in zip(range(1, tried + 1), steps, strict=False):
+                history = soup.history
+                task.report(done, tried)
+            return history
+
+        self._run(work, self._show_greedy, thread=f"Greedy tries ingredient {tried}.")
 
     def _show_greedy(self, history: pd.DataFrame) -> None:
-        self.history, self.tried = history, len(history)
-        if history.empty:
-            self.path_ax = None
-            self._path_view.layout.display = "none"
-            self._path_view.blank()
-            return
+        self.history = history
         self._mix(history.ingredient[history.accepted], {})
-        self.path_ax = draw_path(self._path_view, history)
+        self.path_ax = self._path_view.plot(plots.plot_greedy_path, history)
         self._path_view.layout.display = ""
         self.message = greedy_text(history, len(self.ingredients), self._score_text)
         self.status = "done"
 
-    @alone
-    def _on_score(self, _: Any) -> None:
-        """Begin anew with another score."""
-
-        def begin() -> None:
-            self.cancel()
-            self._show_greedy(self.history[:0])
-            self._show_rows()
-            self._tabulate([self.numbers.loc[[SOUP]]])
-            self._draw()
-
-        self._try(begin)
-
-    def suggest(self) -> None:
-        """Try each change of one ingredient on the held-out score, and say which is the best."""
-        chosen, shares, state = self.chosen, self.shares, self._cooked
-
-        def work(task: Task) -> pd.DataFrame:
-            return changes_of_one(self.ingredients, chosen, shares, self._score(), task.report)
-
-        def show(changes: pd.DataFrame) -> None:
-            if state != self._cooked:
-                self._say()  # it was about another soup
-                return
-            self.changes = changes
-            present = None if self.soup is None else float(self.numbers[self.score][SOUP])
-            self.message = change_text(changes, present, self._score_text)
-
-        self._work(work, show, "Trying each change of one ingredient.")
-
-    def _score(self) -> Callable[[Mapping[str, Tensor]], float]:
+    def _scorer(self) -> Callable[[Weights], float]:
         measure = self.score
         if not measure:
             raise SoupError(_NO_SCORE)
-
-        def score(weights: Mapping[str, Tensor]) -> float:
-            return float(evaluate_models(self.evaluate, {SOUP: weights})[measure].iloc[0])
-
-        return score
+        return lambda weights: float(
+            evaluate_models(self.evaluate, {"soup": weights})[measure].iloc[0]
+        )
 
     def save(self) -> None:
-        """Write the soup to `path`; its header says what it is made of."""
+        """Write the soup to `path`; its header says what it is made of.
+
+        Only a file that this panel wrote, and nobody changed since, is written anew.
+        """
         soup, path, coefficients = self.soup, self.path, self.coefficients
 
         def work(task: Task) -> str:
             if soup is None:
                 raise SoupError("There is no soup to save; tick an ingredient.")
-            target = self._pantry.write(soup, path, coefficients, task.cancelled.is_set)
-            return f"The soup of {len(coefficients)} is written to {target}."
+            target = Path(path).expanduser().absolute()
+            if target.suffix != ".safetensors":
+                raise SoupError(f"The file's name must end in .safetensors, got {path!r}.")
+            if target.exists() and self._written.get(target) != _stamp(target):
+                raise SoupError(
+                    f"{target} is there already, and was not written here; choose another name."
+                )
+            names, values = list(coefficients), list(coefficients.values())
+            made_of = {"wskit": __version__, "method": "linear"}
+            made_of |= {"ingredients": names, "coefficients": values}
+            metadata = {"soup": json.dumps(made_of)}
+            save_weights(soup, target, metadata=metadata, should_stop=task.cancelled.is_set)
+            self._written[target] = _stamp(target)
+            return f"The soup of {len(names)} is written to {target}."
 
-        def show(text: str) -> None:
-            self.message = text
-
-        self._work(work, show, f"Writing {path}.")
-
-    def _work(self, work: Callable[[Task], Any], show: Callable[[Any], None], text: str) -> None:
-        self.tried = len(self.history)  # what still runs is replaced
-        self._run(work, show, thread=text)
-
-    def cancel(self) -> None:
-        """Stop the running work; what it has computed so far is dropped."""
-        if self._task is not None:
-            super().cancel()
-            self.tried = len(self.history)
-
-    def _fail(self, error: Exception) -> None:
-        super()._fail(error)
-        self.tried = len(self.history)
+        self._run(work, lambda text: self.set_trait("message", text), thread=f"Writing {path}.")
 
     # -- drawing -----------------------------------------------------------------------------
 
     def _draw(self) -> None:
-        self.ax = draw_scores(self._picture, self.singles, self.numbers, self.x, self.y)
+        kinds = self.singles.assign(kind="ingredient"), self.numbers.assign(kind=self.numbers.index)
+
+        def hold(ax: Axes) -> None:
+            """Have the soup move, and not the picture."""
+            ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
+            next(line for line in ax.get_lines() if line.get_label() == "soup").set_gid("point")
+
+        table = pd.concat(kinds)
+        self.ax = self._picture.plot(plots.plot_soup_scores, table, x=self.x, y=self.y, then=hold)
 
     def _draw_point(self) -> None:
         """Move the soup where it is on the picture as it is; else draw it anew."""
-        place = self.numbers.loc[SOUP, [self.x, self.y]].to_numpy(float)
-        if self.ax is not None and is_within(self.ax, place):
-            self._picture.move(place)
-        else:
+        if self.ax is None:
             self._draw()
+            return
+        x, y = place = self.numbers.loc["soup", [self.x, self.y]].to_numpy(float)
+        (left, right), (low, high) = self.ax.get_xlim(), self.ax.get_ylim()
+        if x < left or x > right or y < low or y > high:
+            self._draw()
+        else:
+            self._picture.move(place)
+
+
+def _coefficients(chosen: Iterable[str], shares: Mapping[str, float]) -> dict[str, float]:
+    """Return the coefficients of what is in the soup; nothing where all shares are 0."""
+    total = sum(shares[name] for name in chosen)
+    return {name: shares[name] / total for name in chosen} if total > 0 else {}
+
+
+def _weights_of(coefficients: Mapping[str, float]) -> list[float] | None:
+    """Return the coefficients for `average`; equal ones are left out, which rounds less."""
+    values = list(coefficients.values())
+    return None if len(set(values)) == 1 else values
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size

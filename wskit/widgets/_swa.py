@@ -1,30 +1,31 @@
 """A panel to average the epochs of a training run, and to see what the average is worth."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ipywidgets as widgets
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import traitlets
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from wskit import plots
 from wskit.averaging import Trajectory
 from wskit.errors import AveragingError, LandscapeError
 from wskit.landscape import Evaluator, plane_through
-from wskit.widgets._panel import ROW, Task, alone, button, labelled
-from wskit.widgets._picture import FigurePicture
-from wskit.widgets._plane import PlanePanel
-from wskit.widgets._swa_code import CURVE_SIZE, PLANE_SIZE, cell
-from wskit.widgets._swa_view import draw_curve, number_table, scale, window_text
-from wskit.widgets._swa_work import AT_ONCE, Measured, Train, Window, name_of, record
+from wskit.widgets._panel import Name, Task, alone, button, call, html_table, labelled, row, spaced
+from wskit.widgets._picture import Picture
+from wskit.widgets._plane import MARGIN, PlanePanel
+from wskit.widgets._swa_window import AT_ONCE, MODELS, Measured, Window
+
+Train = Callable[[float, int, int, int], Iterable[Mapping[str, Tensor]]]
 
 _COARSE = 7  # the grid that is shown before the last one
 _WINDOW = ["run", "start", "stop", "every", "decay", "recalibrate"]
-_TRAINING = ("cycle", "epochs", "seed")
-_LIMITS = dict.fromkeys(("every", *_TRAINING), (1, 10_000)) | {"seed": (0, 2**31 - 1)}
+_CURVE_SIZE, _PLANE_SIZE = (6.4, 4.0), (5.2, 4.2)
+_ROOM = 0.25  # of the curve's picture, around the values in the window
+_SPAN: dict[str, Any] = {"color": "0.92", "zorder": 0, "label": "averaged"}
 
 
 class SwaExplorer(PlanePanel):
@@ -36,7 +37,7 @@ class SwaExplorer(PlanePanel):
     Parameters
     ----------
     runs : mapping of names to Trajectory
-        Of a row an epoch.
+        With one row per epoch.
     evaluate : Evaluator
         See `wskit.landscape.Evaluator`. All measures that it returns are shown.
     recalibrated : Evaluator, optional
@@ -58,7 +59,7 @@ class SwaExplorer(PlanePanel):
         The window: the first recorded row that is averaged, and the one past the last. To set
         both, do it within ``with panel.hold_trait_notifications():``.
     every : int
-        Leave out all but every so many rows of the window: 4, say, for the ends of cycles.
+        Average only every so many rows of the window: 4, say, for the ends of cycles.
     decay : float
         Of the exponential moving average, in (0, 1).
     recalibrate : bool
@@ -73,8 +74,9 @@ class SwaExplorer(PlanePanel):
         The measures, in the rows "last iterate", which is the window's last epoch, "average" and
         "EMA".
     curve : DataFrame or None
-        A row a recorded epoch and model, "iterate", and a row an averaged epoch for "average" and
-        "EMA": those of the window up to that epoch. None until it is computed for this window.
+        One row per recorded epoch for the model "iterate", and one per averaged epoch for
+        "average" and "EMA": those of the window up to that epoch. None until it is computed for
+        this window.
     landscape : LossPlane or None
         The plane through the window's first and last iterate and the average, once it is computed
         for this window.
@@ -86,20 +88,20 @@ class SwaExplorer(PlanePanel):
     AveragingError
         If there is no run, or one of them is empty.
     LandscapeError
-        If `evaluate` cannot measure the first run, or `resolution` is less than 2.
+        If `evaluate` cannot measure the first run.
     """
 
     run = traitlets.Unicode()
     start = traitlets.Int(0)
     stop = traitlets.Int(1)
-    every = traitlets.Int(1)
-    decay = traitlets.Float(0.9)
+    every = traitlets.Int(1, min=1, max=10_000)
+    decay = traitlets.Float(0.9, min=0.0, max=0.9999)
     recalibrate = traitlets.Bool(False)
     measure = traitlets.Unicode("loss")
-    rate = traitlets.Float(0.05)
-    cycle = traitlets.Int(1)
-    epochs = traitlets.Int(40)
-    seed = traitlets.Int(0)
+    rate = traitlets.Float(0.05, min=0.0, max=10.0)
+    cycle = traitlets.Int(1, min=1, max=10_000)
+    epochs = traitlets.Int(40, min=1, max=10_000)
+    seed = traitlets.Int(0, min=0, max=2**31 - 1)
 
     _square = True  # an average may lie close to the line through the first and the last epoch
     _points_at_once = AT_ONCE
@@ -119,44 +121,38 @@ class SwaExplorer(PlanePanel):
         self._unit = unit
         if not self.runs:
             raise AveragingError("there is no run to average; record one in a Trajectory.")
-        for name, recorded in self.runs.items():
-            if not len(recorded):
-                raise AveragingError(f"run {name!r} is empty; append its epochs first.")
-        if resolution < 2:
-            raise LandscapeError(f"resolution must be at least 2, got {resolution}.")
+        if empty := [name for name, recorded in self.runs.items() if not len(recorded)]:
+            raise AveragingError(f"run {empty[0]!r} is empty; append its epochs first.")
         self._sizes = [*([_COARSE] if resolution > _COARSE else []), resolution]
         self._measured: dict[tuple[str, bool], Measured] = {}
         self._trained: dict[str, tuple[float, int, int, int]] = {}
         self._training: Task | None = None
         self._shown: tuple[Any, ...] = ()
-        self.numbers = pd.DataFrame()
         self.curve: pd.DataFrame | None = None
         self.ax: Axes | None = None
         self.plane_axs: list[Axes] = []
         self.run = next(iter(self.runs))
         self.stop = n = len(self.runs[self.run])
         self.start, self.epochs = n // 2, n
-        # What is wrong with the first run is raised; with others, it is said in the panel.
+        # What is wrong with the first run is raised; with others, the panel says it.
         measured = self._measures()
         self.curve = measured.curve(self._window)
-        self.numbers = measured.numbers(self._window)
+        self.numbers: pd.DataFrame = measured.numbers(self._window)
         others = [name for name in self.numbers if name != "loss"]
         self.measure = str(others[-1]) if others else "loss"
         super().__init__()
         self._build()
-        self.observe(self._on_window, _WINDOW)
-        self.observe(self._on_measure, "measure")
+        self._heed(self, "run", self._on_run)
+        self._heed(self, _WINDOW[1:], lambda _: self._refresh())
+        self._heed(self, "measure", lambda _: self._try(self._draw))
         self._refresh()
 
     # -- what may be set ---------------------------------------------------------------------
 
-    @traitlets.validate("run")
-    def _known_run(self, proposal: Any) -> str:
-        if proposal.value not in self.runs:
-            raise AveragingError(
-                f"There is no run {proposal.value!r}; choose one of {list(self.runs)[:10]}."
-            )
-        return str(proposal.value)
+    @traitlets.validate("run", "measure")
+    def _known(self, proposal: Any) -> Any:
+        offered = self.runs if proposal.trait.name == "run" else list(self.numbers)
+        return self._check_offered(proposal, offered, AveragingError)
 
     @traitlets.validate("start", "stop")
     def _in_the_run(self, proposal: Any) -> int:
@@ -164,16 +160,10 @@ class SwaExplorer(PlanePanel):
         at = {"start": self.start, "stop": self.stop} | {proposal.trait.name: proposal.value}
         if not 0 <= at["start"] < at["stop"] <= n:
             raise AveragingError(
-                f"The window {at['start']}:{at['stop']} does not lie in the {n} recorded rows; "
-                f"start must be at least 0 and less than stop, and stop at most {n}."
+                f"the window {at['start']}:{at['stop']} must lie in the {n} recorded rows, and "
+                "start before stop."
             )
         return int(proposal.value)
-
-    @traitlets.validate("decay")
-    def _a_decay(self, proposal: Any) -> float:
-        if not 0 < proposal.value < 1:
-            raise AveragingError(f"decay must lie between 0 and 1, got {proposal.value}; 0.9, say.")
-        return float(proposal.value)
 
     @traitlets.validate("recalibrate")
     def _has_recalibrated(self, proposal: Any) -> bool:
@@ -184,33 +174,10 @@ class SwaExplorer(PlanePanel):
             )
         return bool(proposal.value)
 
-    @traitlets.validate("measure")
-    def _known_measure(self, proposal: Any) -> str:
-        if proposal.value not in self.numbers:
-            raise AveragingError(
-                f"There is no measure {proposal.value!r}; choose one of {list(self.numbers)}."
-            )
-        return str(proposal.value)
-
-    @traitlets.validate("rate")
-    def _a_rate(self, proposal: Any) -> float:
-        if not 0 < proposal.value <= 10:
-            raise AveragingError(f"rate must be positive and at most 10, got {proposal.value}.")
-        return float(proposal.value)
-
-    @traitlets.validate(*_LIMITS)
-    def _within_limits(self, proposal: Any) -> int:
-        low, high = _LIMITS[proposal.trait.name]
-        if not low <= proposal.value <= high:
-            raise AveragingError(
-                f"{proposal.trait.name} must lie between {low} and {high}, got {proposal.value}."
-            )
-        return int(proposal.value)
-
     # -- what is shown -----------------------------------------------------------------------
 
     @property
-    def _window(self) -> Window:
+    def _window(self) -> "Window":
         return Window(self.start, self.stop, self.every, self.decay)
 
     @property
@@ -222,12 +189,7 @@ class SwaExplorer(PlanePanel):
     def _plane_measures(self) -> list[str]:
         return list(dict.fromkeys(["loss", self.measure]))
 
-    @property
-    def _scaled(self) -> bool:
-        curve = self.curve
-        return curve is not None and scale(curve, self.measure, self._averaged) is not None
-
-    def _measures(self) -> Measured:
+    def _measures(self) -> "Measured":
         key = (self.run, self.recalibrate)
         if key not in self._measured:
             evaluate = self.recalibrated if self.recalibrate else self.evaluate
@@ -242,67 +204,99 @@ class SwaExplorer(PlanePanel):
             self._show_state()
             self._blank_the_former()
 
-    def describe(self) -> str:
-        """Say in words what the pictures and the table show."""
-        axs = [*([] if self.ax is None else [self.ax]), *self.plane_axs]
-        return "\n".join([*(plots.describe(ax.figure) for ax in axs), self.numbers.to_string()])
-
-    def static_image(self) -> bytes:
-        """Return the picture of the curve as PNG."""
-        return self._curve_view.png
-
     def code(self) -> str:
         """Return a cell of plain calls that gives what the panel shows.
 
         The cell takes ``runs`` and ``evaluate``, which the panel was given; and ``recalibrated``
         and ``train``, where they are used.
         """
-        return cell(self)
+        window, evaluate = self._window, "recalibrated" if self.recalibrate else "evaluate"
+        step = f", {window.every}" if window.every > 1 else ""
+        look = {"unit": self._unit}
+        columns = {"x": "epoch", "y": self.measure, "by": "model"}
+        lines = [
+            "import pandas as pd",
+            "from wskit import averaging, landscape, plots",
+            "",
+            f"run = runs[{self.run!r}]",
+        ]
+        if self.run in self._trained:
+            lines[-1:] = [
+                "run = averaging.Trajectory()",
+                f"for epoch, weights in enumerate(train{self._trained[self.run]}, start=1):",
+                "    run.append(epoch, weights)",
+            ]
+        lines += [
+            f"rows = range({window.start}, {window.stop}{step})",
+            "epochs = run.steps.tolist()",
+            "first, last = epochs[rows[0]], epochs[rows[-1]]",
+            "iterates = {epoch: run.model(row) for row, epoch in enumerate(epochs)}",
+            "averages, means = {}, {}",
+            f"ema = averaging.ExponentialMean({window.decay!r})",
+            "for row in rows:",
+            "    ema.add(run.model(row))",
+            f"    averages[epochs[row]] = run.window_mean({window.start}, row + 1{step})",
+            "    means[epochs[row]] = ema.weights",
+            'models = {"iterate": iterates, "average": averages, "EMA": means}',
+            "parts = {",
+            f"    name: landscape.evaluate_models({evaluate}, each)",
+            "    for name, each in models.items()",
+            "}",
+            'curve = pd.concat(parts, names=["model", "epoch"]).reset_index()',
+            'numbers = curve[curve["epoch"] == last].drop(columns=["model", "epoch"])',
+            f"numbers.index = {list(MODELS.values())}",
+            f"ax = {call('plots.plot_mean_curves', 'curve', **columns, **look)}",
+            call("ax.axvspan", "first - 0.5", "last + 0.5", **_SPAN),
+        ]
+        if self.curve is not None:
+            lines.append(f"ax.set_ylim({self._scale(self.curve)})")
+        if self.landscape is not None:
+            n = len(self.landscape.x)
+            lines += [
+                "corners = [iterates[first], iterates[last], averages[last]]",
+                "plane = landscape.plane_through(*corners)",
+                f"x, y = plane.grid({n}, margin={MARGIN}, square=True)",
+                f"names = {self._names!r}",
+                f"found = landscape.loss_plane({evaluate}, *corners, x=x, y=y, names=names)",
+                "plane_axs = [",
+                f"    {call('plots.plot_loss_plane', 'found', measure=Name('measure'), **look)}",
+                f"    for measure in {self._plane_measures!r}",
+                "]",
+            ]
+        return "\n".join([*lines, "numbers"])
 
     # -- the controls ------------------------------------------------------------------------
 
     def _build(self) -> None:
         self._run_box = labelled(widgets.Dropdown(description="Run"))
-        self._run_box.observe(self._on_run_box, "value")
         self._slider = labelled(
             widgets.SelectionRangeSlider(options=[0], description="Average epochs"), "34em"
         )
-        self._slider.observe(self._on_slider, "index")
-        every = labelled(widgets.BoundedIntText(description="Every", min=1, max=10_000), "8em")
-        self._decay_box = labelled(
-            widgets.BoundedFloatText(description="EMA decay", min=0.01, max=0.99, step=0.01), "11em"
-        )
-        self._decay_box.observe(self._on_decay_box, "value")
-        measure = labelled(widgets.Dropdown(options=list(self.numbers), description="Measure"))
-        recalibrate = labelled(widgets.Checkbox(description="Update BatchNorm", indent=False))
+        self._heed(self._run_box, "value", lambda run: self.set_trait("run", run))
+        self._heed(self._slider, "index", self._move_window)
+        every = self._control("every", "Every", width="8em")
+        decay = self._control("decay", "EMA decay", width="11em")
+        measure = self._control("measure", "Measure", list(self.numbers))
+        recalibrate = self._control("recalibrate", "Update BatchNorm")
         recalibrate.disabled = self.recalibrated is None
-        links = {"every": every, "measure": measure, "recalibrate": recalibrate}
+        self._train_button = button("Train a new run", "plus", self.train_run)
         training = []
         if self.train is not None:
-            self._train_button = button("Train a new run", "plus", self.train_run)
-            self._train_button.layout.width = "max-content"
-            rate = widgets.BoundedFloatText(description="Rate", min=0.001, max=10, step=0.001)
-            links["rate"] = labelled(rate, "9em")
-            for name in _TRAINING:
-                low, high = _LIMITS[name]
-                box = widgets.BoundedIntText(description=name.title(), min=low, max=high)
-                links[name] = labelled(box, "9em")
-            boxes = [links[name] for name in ("rate", *_TRAINING)]
-            training = [widgets.HBox([*boxes, self._train_button], layout=ROW)]
-        for name, box in links.items():
-            traitlets.link((self, name), (box, "value"))
+            names = ("rate", "cycle", "epochs", "seed")
+            boxes = [self._control(name, name.title(), width="9em") for name in names]
+            training = [row(*boxes, self._train_button)]
         self._numbers_view = widgets.HTML()
-        self._curve_view = FigurePicture(*CURVE_SIZE)
-        self._plane_views = [FigurePicture(*PLANE_SIZE) for _ in range(2)]
+        self._curve_view = Picture(*_CURVE_SIZE)
+        self._plane_views = [Picture(*_PLANE_SIZE) for _ in range(2)]
+        self._pictures = [self._curve_view, *self._plane_views]
         self.children = [
-            widgets.HBox([self._run_box, self._slider, every], layout=ROW),
-            widgets.HBox([self._decay_box, measure, recalibrate], layout=ROW),
+            row(self._run_box, self._slider, every),
+            row(decay, measure, recalibrate),
             *training,
             self._state_view,
-            widgets.HBox([self._numbers_view, self._curve_view], layout=ROW),
-            widgets.HBox(self._plane_views, layout=ROW),
+            row(self._numbers_view, self._curve_view),
+            row(*self._plane_views),
         ]
-        self._state_view.layout.flex = "none"  # in a column, that is its height
         self.add_class("wskit-swa-explorer")
 
     def _move_controls(self) -> None:
@@ -317,29 +311,14 @@ class SwaExplorer(PlanePanel):
             if list(self._slider.options) != options:
                 self._slider.options = options
             self._slider.index = (self.start, self.stop - 1)
-            self._decay_box.value = self.decay
 
-    @alone
-    def _on_run_box(self, change: Any) -> None:
-        if not self._moving:
-            self.run = change["new"]
-
-    @alone
-    def _on_slider(self, change: Any) -> None:
-        if not self._moving:
-            first, last = change["new"]
-            with self.hold_trait_notifications():
-                self.start, self.stop = first, last + 1
-
-    @alone
-    def _on_decay_box(self, change: Any) -> None:
-        if not self._moving:
-            self.decay = change["new"]
+    def _move_window(self, ends: tuple[int, int]) -> None:
+        with self.hold_trait_notifications():
+            self.start, self.stop = ends[0], ends[1] + 1
 
     def _show_state(self, change: Any = None) -> None:
         super()._show_state(change)
-        if self.train is not None:
-            self._train_button.disabled = self._is_training
+        self._train_button.disabled = self._is_training
 
     # -- the work ----------------------------------------------------------------------------
 
@@ -347,17 +326,12 @@ class SwaExplorer(PlanePanel):
     def _is_training(self) -> bool:
         return self._task is not None and self._task is self._training
 
-    @alone
-    def _on_window(self, change: Any) -> None:
-        n = len(self.runs[self.run])
-        if change["name"] == "run" and self.stop > n:  # the new run is shorter
+    def _on_run(self, run: str) -> None:
+        n = len(self.runs[run])
+        if self.stop > n:  # the new run is shorter
             with self.hold_trait_notifications():
                 self.start, self.stop = n // 2, n
         self._refresh()
-
-    @alone
-    def _on_measure(self, _: Any) -> None:
-        self._try(self._draw)
 
     def _refresh(self) -> None:
         """Show the numbers of the window at once; then the curve and the planes."""
@@ -377,45 +351,44 @@ class SwaExplorer(PlanePanel):
         self._try(self._begin)
 
     def _begin(self) -> None:
-        measured, window = self._measures(), self._window
+        measured, window, epochs = self._measures(), self._window, self._averaged
         self.numbers = measured.numbers(window)
-        caption = window_text(self._averaged, self.every)
-        self._numbers_view.value = number_table(self.numbers, caption)
+        caption = f"Average of one epoch, {epochs[0]}"
+        if len(epochs) > 1:
+            steps = f", one in {self.every}" if self.every > 1 else ""
+            caption = f"Average of {len(epochs)} epochs, {epochs[0]} to {epochs[-1]}{steps}"
+        table = self.numbers.rename(columns=spaced)
+        self._numbers_view.value = html_table(table, caption)
         if self._is_training:  # the pictures wait for its end
             self._blank_the_former()
-            return
-        if self.curve is not None:
-            self._draw()
-            self._begin_plane()
-            return
+        elif self.curve is not None:
+            self._show_curve(self.curve)
+        else:
+            self._run(
+                lambda task: measured.curve(window, task.report),
+                self._show_curve,
+                thread="Measuring the averages up to each epoch.",
+            )
 
-        def show(curve: pd.DataFrame) -> None:
-            self.curve = curve
-            self._draw()
-            self._begin_plane()
-
-        self._run(
-            lambda task: measured.curve(window, task.report),
-            show,
-            thread="Measuring the averages up to each epoch.",
-        )
-
-    def _begin_plane(self) -> None:
-        corners = self._corners()
+    def _show_curve(self, curve: pd.DataFrame) -> None:
+        """Draw the curve, and begin with the plane."""
+        self.curve = curve
+        self._draw()
+        run, rows = self.runs[self.run], self._window.rows
+        corners = [
+            run.model(rows[0]),
+            run.model(rows[-1]),
+            run.window_mean(self.start, self.stop, self.every),
+        ]
         try:
             self._plane = plane_through(*corners)
         except LandscapeError:
             self._blank_the_former()
             self._say()
         else:
-            evaluate = self._measures().evaluate
-            self._fill(evaluate, corners, self._names(), self._sizes)
+            self._fill(self._measures().evaluate, corners, self._names, self._sizes)
 
-    def _corners(self) -> list[Mapping[str, Any]]:
-        run, rows = self.runs[self.run], self._window.rows
-        average = run.window_mean(self.start, self.stop, self.every)
-        return [run.model(rows[0]), run.model(rows[-1]), average]
-
+    @property
     def _names(self) -> tuple[str, str, str]:
         return f"epoch {self._averaged[0]}", f"epoch {self._averaged[-1]}", "average"
 
@@ -426,12 +399,21 @@ class SwaExplorer(PlanePanel):
         When it is cancelled, nothing is added to `runs`.
         """
         train, settings = self.train, (self.rate, self.cycle, self.epochs, self.seed)
-        name = name_of(self.rate, self.cycle, self.seed, self.runs)
+        name = f"rate {self.rate:g}, cycle {self.cycle}, seed {self.seed}"
+        same = sum(each == name or each.startswith(f"{name} (") for each in self.runs)
+        name = f"{name} ({same + 1})" if same else name
 
         def work(task: Task) -> Trajectory:
             if train is None:
                 raise AveragingError("A new run needs `train`; give it to the panel.")
-            return record(train, settings, task.report)
+            epochs = settings[2]
+            run = Trajectory(capacity=epochs)
+            for epoch, weights in enumerate(train(*settings), start=1):
+                run.append(epoch, weights)
+                task.report(epoch, epochs)
+            if not len(run):
+                raise AveragingError("The training returned no weights; yield those of each epoch.")
+            return run
 
         def show(run: Trajectory) -> None:
             self.runs[name], self._trained[name] = run, settings
@@ -442,7 +424,6 @@ class SwaExplorer(PlanePanel):
         self._show_state()
 
     def _say(self) -> None:
-        epochs = self._averaged
         if self._plane is None and self.curve is not None:
             self.message = (
                 "There is no plane: the average is on the line through the first and the last "
@@ -450,10 +431,10 @@ class SwaExplorer(PlanePanel):
             )
         else:
             last, average = self.numbers[self.measure][["last iterate", "average"]]
-            name = self.measure.replace("_", " ")
+            name = spaced(self.measure)
             self.message = (
                 f"{name[:1].upper()}{name[1:]}: {average:.4g} of the average, {last:.4g} of epoch "
-                f"{epochs[-1]} alone."
+                f"{self._averaged[-1]} alone."
             )
         self.status = "done"
 
@@ -463,25 +444,38 @@ class SwaExplorer(PlanePanel):
 
     # -- drawing -----------------------------------------------------------------------------
 
+    def _scale(self, curve: pd.DataFrame) -> tuple[float | None, float | None]:
+        """Return the limits of the window's values, which look equal beside the first epochs'."""
+        epochs = self._averaged
+        inside = curve.loc[curve["epoch"].between(epochs[0], epochs[-1]), self.measure]
+        low, high = float(inside.min()), float(inside.max())
+        room = _ROOM * (high - low)
+        return (low - room, high + room) if room > 0 else (None, None)
+
     def _draw(self) -> None:
         if self.curve is not None:
-            figure = self._curve_view.new_figure()
-            self.ax = draw_curve(figure, self.curve, self.measure, self._unit, self._averaged)
-            self._curve_view.draw(plots.describe(figure))
+            epochs = self._averaged
+            columns = {"x": "epoch", "y": self.measure, "by": "model"}
+            limits = self._scale(self.curve)
+
+            def finish(ax: Axes) -> None:
+                ax.axvspan(epochs[0] - 0.5, epochs[-1] + 0.5, **_SPAN)
+                ax.set_ylim(limits)
+
+            self.ax = self._curve_view.plot(
+                plots.plot_mean_curves, self.curve, **columns, unit=self._unit, then=finish
+            )
         self._draw_plane()
 
     def _draw_plane(self) -> None:
         if self.landscape is None:
             return
         self.plane_axs = []
+        self._plane_views[1].blank()
         self._plane_views[1].layout.display = "" if self.measure != "loss" else "none"
         for measure, view in zip(self._plane_measures, self._plane_views, strict=False):
-            figure = view.new_figure()
-            with mpl.rc_context(plots.STYLE):
-                ax = figure.add_subplot()
-                plots.plot_loss_plane(self.landscape, measure=measure, unit=self._unit, ax=ax)
-            view.draw(plots.describe(figure))
-            self.plane_axs.append(ax)
+            look = {"measure": measure, "unit": self._unit}
+            self.plane_axs.append(view.plot(plots.plot_loss_plane, self.landscape, **look))
 
     def _blank_the_former(self) -> None:
         """Leave no picture of another window."""
