@@ -1,78 +1,75 @@
-"""Averages of models; trajectories and SWAG are in test_averaging_trajectory.py and _swag.py."""
+"""Averages of models: the formula, what is kept of the models, memory, lazy blocks, refusals."""
 
 import copy
 import weakref
-from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from wskit._weights import block_size
-from wskit.averaging import ExponentialMean, RunningMean, average, interpolate
+from wskit import averaging
+from wskit._base.weights import LazyWeights, block_size
+from wskit.averaging import RunningMean, average, fisher_average, slerp
+from wskit.averaging import _merge as engine
 from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import AveragingError
 
 SHAPES = {"a.weight": (4, 3, 2), "a.bias": (4,), "b.scale": (), "b.running_var": (5,)}
 BLOCK = block_size(torch.device("cpu"))
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
 def models_of(n, *, dtype=torch.float32, scale=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
+
+    def random(shape):
+        return (torch.randn(shape, generator=generator) * scale).to(dtype)
+
     return [
-        {
-            **{
-                k: (torch.randn(s, generator=generator) * scale).to(dtype)
-                for k, s in SHAPES.items()
-            },
-            "n": torch.tensor(100 + i),
-        }
-        for i in range(n)
+        {**{k: random(s) for k, s in SHAPES.items()}, "n": torch.tensor(100 + i)} for i in range(n)
     ]
 
 
 def naive(models, name, coefficients=None):
-    stack = np.stack([model[name].double().numpy() for model in models])
+    stack = np.stack([model[name].detach().double().numpy() for model in models])
     c = np.full(len(models), 1 / len(models)) if coefficients is None else np.array(coefficients)
     return np.tensordot(c, stack, axes=1)
 
 
-def of_mean(mean, models):
+def mean_of(models):
+    mean = RunningMean()
     for model in models:
         mean.add(model)
     return mean.weights
 
 
-class Network(nn.Module):
-    """A network with tied weights, BatchNorm and a mask."""
+BOTH = pytest.mark.parametrize("make", [average, mean_of])
 
-    def __init__(self, mask):
+
+class Network(nn.Module):
+    """A network with tied weights, a batch norm and a mask."""
+
+    def __init__(self, seed):
         super().__init__()
         self.embed = nn.Linear(6, 5, bias=False)
         self.norm = nn.BatchNorm1d(5)
         self.head = nn.Linear(6, 5)
         self.head.weight = self.embed.weight
-        if mask:  # AveragedModel would subtract masks, an error
-            self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("mask", torch.tensor([True, False]))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for tensor in [*self.parameters(), self.norm.running_mean, self.norm.running_var]:
+                tensor.add_(torch.randn(tensor.shape, generator=generator))
+        self.norm.num_batches_tracked += 7 * seed
 
 
-def networks(n, dtype=torch.float32, *, mask=False):
-    torch.manual_seed(0)
-    first = Network(mask).to(dtype)
-    result = []
-    for i in range(n):
-        model = copy.deepcopy(first)
-        for tensor in [*model.parameters(), model.norm.running_mean, model.norm.running_var]:
-            tensor.data += torch.randn_like(tensor)
-        model.norm.num_batches_tracked += 7 * i
-        result.append(model)
-    return result
+def networks(n):
+    return [Network(seed) for seed in range(n)]
 
 
-# --- the naive formula ------------------------------------------------------------------------
+# --- the formula ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("coefficients", [None, [0.5, 0.2, 0.3], [1.5, -0.25, -0.25]])
@@ -87,182 +84,97 @@ def test_average_equals_the_sum(coefficients, lazy):
     assert mean["n"] == 100  # the first model's
 
 
-@pytest.mark.parametrize("alpha", [-0.26, 0.0, 0.25, 1.0, 1.43])
-def test_interpolate(alpha):
+@pytest.mark.parametrize("t", [-0.26, 0.0, 0.25, 1.0, 1.43])
+def test_a_point_on_the_line(t):
     a, b = models_of(2)
-    point = interpolate(a, b, alpha)
+    point = average([a, b], [1 - t, t])
     for name in SHAPES:
-        expected = naive([a, b], name, [1 - alpha, alpha])
-        np.testing.assert_allclose(point[name], expected, atol=3e-7)
-        if alpha in (0, 1):
-            assert torch.equal(point[name], (a, b)[int(alpha)][name])
-    assert point["n"] == 100
+        np.testing.assert_allclose(point[name], naive([a, b], name, [1 - t, t]), atol=3e-7)
+        if t in (0, 1):
+            assert torch.equal(point[name], (a, b)[int(t)][name])
 
 
-def test_running_mean_is_the_mean_of_what_has_come():
-    models = models_of(6)
-    mean = RunningMean()
-    for i, model in enumerate(models, start=1):
-        mean.add(model)
-        assert mean.n_averaged == i
-        for name in SHAPES:
-            np.testing.assert_allclose(mean.weights[name], naive(models[:i], name), atol=3e-7)
-    assert list(mean.weights) == list(models[0])
-    assert mean.weights["n"] == 100
+def test_the_precision_of_the_sums():
+    models = [{"w": torch.tensor(x)} for x in (2.0**24, 1.0, 1.0, 1.0, 2.0**24)]
+    c = [1.0, 0.5, 0.5, 0.0, -1.0]
+    assert average(models, c, precision="float64")["w"] == 1
+    assert average(models, c)["w"] == 0  # 2^24 + 0.5 is no float32
 
 
-@pytest.mark.parametrize("bias_correction", [False, True])
-def test_exponential_mean_is_a_weighted_sum(bias_correction):
-    models, decay = models_of(5), 0.7
-    mean = of_mean(ExponentialMean(decay, bias_correction=bias_correction), models)
-    c = decay ** np.arange(4, -1, -1.0)
-    if bias_correction:
-        c *= (1 - decay) / (1 - decay**5)
-    else:
-        c[1:] *= 1 - decay
-    for name in SHAPES:
-        np.testing.assert_allclose(mean[name], naive(models, name, c), atol=5e-7)
-
-
-def test_tensors_larger_than_a_block():
+@BOTH
+def test_tensors_larger_than_a_block(make):
     generator = torch.Generator().manual_seed(0)
-    size = 2 * BLOCK + 3
-    models = [
-        {"w": torch.randn(size, generator=generator), "b": torch.randn(3, generator=generator)}
-        for _ in range(3)
-    ]
-    for mean in (average(models), of_mean(RunningMean(), models)):
-        for name in ("w", "b"):
-            np.testing.assert_allclose(mean[name], naive(models, name), atol=3e-7)
-
-
-# --- torch ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("use_buffers", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_running_mean_agrees_with_averaged_model(use_buffers, dtype):
-    models = networks(20, dtype)
-    swa = AveragedModel(models[0], use_buffers=use_buffers)
-    for model in models:
-        swa.update_parameters(model)
-    mean = of_mean(RunningMean(), [model.state_dict() for model in models])
-    theirs = swa.module.state_dict()
-    assert list(mean) == list(theirs)
-    compared = theirs if use_buffers else dict(swa.module.named_parameters())
-    for name in compared:
-        if mean[name].is_floating_point():
-            torch.testing.assert_close(mean[name], theirs[name].detach(), rtol=0, atol=1e-6)
-    Network(mask=False).to(dtype).load_state_dict(mean)
-
-
-def test_exponential_mean_agrees_with_averaged_model():
-    models = networks(20)
-    ema = AveragedModel(models[0], multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    for model in models:
-        ema.update_parameters(model)
-    mean = of_mean(ExponentialMean(0.9), [model.state_dict() for model in models])
-    for name, theirs in ema.module.state_dict().items():
-        if theirs.is_floating_point():
-            torch.testing.assert_close(mean[name], theirs.detach(), rtol=0, atol=1e-6)
-
-
-# --- invariances ------------------------------------------------------------------------------
+    shapes = {"w": 2 * BLOCK + 3, "b": 3}
+    models = [{k: torch.randn(n, generator=generator) for k, n in shapes.items()} for _ in range(3)]
+    mean = make(models)
+    for name in shapes:
+        np.testing.assert_allclose(mean[name], naive(models, name), atol=3e-7)
 
 
 def test_order_does_not_matter():
     models = models_of(7)
     for one, other in [
         (average(models), average(models[::-1])),
-        (of_mean(RunningMean(), models), of_mean(RunningMean(), models[::-1])),
-        (average(models), of_mean(RunningMean(), models)),
+        (mean_of(models), mean_of(models[::-1])),
+        (average(models), mean_of(models)),
     ]:
         for name in SHAPES:
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_the_mean_of_copies_is_the_model(dtype):
-    (model,) = models_of(1, dtype=dtype)
-    for mean in (RunningMean(), ExponentialMean(0.9)):
-        result = of_mean(mean, [model] * 7)
-        assert all(torch.equal(result[name], model[name]) for name in model)
-    result = average([model] * 7)
-    for name in model:
-        torch.testing.assert_close(result[name], model[name], rtol=3e-7, atol=0)
+# --- modules, dtypes, ties, other tensors -----------------------------------------------------
 
 
-def test_inputs_are_left_alone_and_nothing_is_shared():
+@BOTH
+def test_modules_are_read_by_their_state_dict(make):
+    models = networks(3)
+    found, expected = make(models), make([model.state_dict() for model in models])
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    models[0].load_state_dict(found)
+
+
+@BOTH
+def test_inputs_are_left_alone_and_nothing_is_shared(make):
     models = [
-        {k: t.requires_grad_(t.is_floating_point()) for k, t in m.items()} for m in models_of(2)
+        {k: nn.Parameter(t, t.is_floating_point()) for k, t in m.items()} for m in models_of(2)
     ]
     before = copy.deepcopy(models)
-    running = RunningMean()
-    results = [average(models), average(models[:1]), average(models, lazy=True)]
-    of_mean(running, models)
-    results += [running.weights, running.weights]
-    for result in results:
+    for result in (make(models), make(models[:1]), average(models, lazy=True)):
         for tensor in result.values():
             assert not tensor.requires_grad
             tensor.zero_()
     assert all(torch.equal(m[k], b[k]) for m, b in zip(models, before, strict=True) for k in m)
-    np.testing.assert_allclose(
-        running.weights["a.bias"], naive(detached(models), "a.bias"), atol=1e-6
-    )
 
 
-def detached(models):
-    return [{name: tensor.detach() for name, tensor in model.items()} for model in models]
-
-
-# --- dtypes -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [average, lambda models: of_mean(RunningMean(), models)])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@BOTH
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_dtype_is_kept_and_rounded_to_once(make, dtype):
     models = models_of(40, dtype=dtype, scale=0.02)
     mean = make(models)
+    limit = {torch.float64: 1e-16, torch.float32: 4e-8}.get(dtype, 1e-8)
     for name in SHAPES:
         assert mean[name].dtype is dtype
         exact = torch.from_numpy(np.asarray(naive(models, name)))
-        error = (mean[name].double() - exact).abs()
         rounding = (exact.to(dtype).double() - exact).abs()
-        limit = {torch.float64: 1e-16, torch.float32: 4e-8}.get(dtype, 1e-8)
-        assert (error <= rounding + limit).all()
+        assert ((mean[name].double() - exact).abs() <= rounding + limit).all()
     assert mean["n"].dtype is torch.int64
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_follows_a_slow_drift(dtype):
-    """A mean kept in bfloat16 moves by less than its rounding from the 100th model on."""
-    models = [{"w": torch.linspace(1, 2, 50).add(i * 1e-3).to(dtype)} for i in range(1000)]
-    exact = torch.stack([model["w"].double() for model in models]).mean(0)
-    error = (of_mean(RunningMean(), models)["w"].double() - exact).abs()
-    assert (error <= exact * torch.finfo(dtype).eps / 2 + 1e-5).all()
-    naive_mean = models[0]["w"].clone()
-    for n, model in enumerate(models[1:], start=2):
-        naive_mean.lerp_(model["w"], 1 / n)
-    assert (naive_mean.double() - exact).abs().max() > 10 * error.max()
-
-
-def test_a_float64_tensor_is_averaged_in_float64_beside_others():
+@BOTH
+def test_a_float64_tensor_is_averaged_in_float64_beside_others(make):
     models = [
         {"x": torch.tensor(1 + i * 1e-12, dtype=torch.float64), "y": torch.tensor(1.0 + i)}
         for i in range(3)
     ]
-    for mean in (average(models), of_mean(RunningMean(), models)):
-        assert mean["x"].item() == pytest.approx(1 + 1e-12, abs=1e-15)
-        assert (mean["x"].dtype, mean["y"].dtype) == (torch.float64, torch.float32)
-        assert mean["y"] == 2
+    mean = make(models)
+    assert mean["x"].item() == pytest.approx(1 + 1e-12, abs=1e-15)
+    assert (mean["x"].dtype, mean["y"].dtype, mean["y"].item()) == (torch.float64, torch.float32, 2)
 
 
-# --- tied tensors, other tensors --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [average, lambda models: of_mean(RunningMean(), models)])
-def test_tied_tensors_stay_tied_and_count_once(make):
-    models = [model.state_dict() for model in networks(3, mask=True)]
+@BOTH
+def test_tied_tensors_stay_tied_and_others_are_the_first_ones(make):
+    models = [model.state_dict() for model in networks(3)]
     mean = make(models)
     assert mean["embed.weight"].data_ptr() == mean["head.weight"].data_ptr()
     np.testing.assert_allclose(mean["embed.weight"], naive(models, "head.weight"), atol=1e-6)
@@ -270,37 +182,31 @@ def test_tied_tensors_stay_tied_and_count_once(make):
     assert mean["mask"].tolist() == [True, False]
 
 
-def test_ties_that_a_mapping_does_not_tell_are_compared():
+def test_ties_that_a_mapping_does_not_know_are_compared():
     first, second = ({"a": torch.full((2,), float(i)), "n": torch.tensor(1)} for i in (1, 2))
     first["b"], second["b"] = first["a"], second["a"].clone()
-    for mean in (
-        average([first, second]),
-        of_mean(RunningMean(), [first, MappingProxyType(second)]),
-    ):
+    for mean in (average([first, second]), mean_of([first, MappingProxyType(second)])):
         assert mean["a"].data_ptr() == mean["b"].data_ptr()
         assert mean["b"].tolist() == [1.5, 1.5]
     second["b"] += 1
-    with pytest.raises(
-        AveragingError, match="tensors 'b' and 'a' are tied in model 1 and differ in"
-    ):
+    with pytest.raises(AveragingError, match="'b' and 'a' are tied in model 1 and differ in"):
         average([first, second])
 
 
 def test_a_lazy_average_is_saved_with_its_ties(tmp_path):
-    models = [model.state_dict() for model in networks(3, mask=True)]
+    models = [model.state_dict() for model in networks(3)]
     paths = [save_weights(m, tmp_path / f"{i}.safetensors") for i, m in enumerate(models)]
     checkpoints = [open_checkpoint(path) for path in paths]
     mean = average(checkpoints, lazy=True)
     assert mean.ties == {"head.weight": "embed.weight"}
-    assert mean.shape("head.weight") == (5, 6)
-    assert mean.dtype("mask") is torch.bool
+    assert (mean.shape("head.weight"), mean.dtype("mask")) == ((5, 6), torch.bool)
     assert len(mean) == len(models[0])
     assert "nothing" not in mean
     with pytest.raises(KeyError):
         mean["nothing"]
     saved = open_checkpoint(save_weights(mean, tmp_path / "mean.safetensors"))
     assert saved.ties == mean.ties
-    expected, running = average(models), of_mean(RunningMean(), checkpoints)
+    expected, running = average(models), mean_of(checkpoints)
     for name in models[0]:
         assert torch.equal(saved[name], expected[name])
         torch.testing.assert_close(running[name], expected[name], rtol=0, atol=1e-6)
@@ -313,8 +219,8 @@ class Buffer(np.ndarray):
     """An array that weak references can point at."""
 
 
-class Counting(Mapping):
-    """Makes a tensor when it is asked for, and counts how many are alive, or were at most."""
+class Counting(LazyWeights):
+    """Makes a tensor on access, and counts how many are alive, or were at most."""
 
     alive, most, made = 0, 0, 0
 
@@ -348,116 +254,143 @@ class Counting(Mapping):
 
 @pytest.mark.parametrize("n", [2, 6])
 @pytest.mark.parametrize(
-    "make",
-    [
-        average,
-        lambda models: [t for _, t in average(models, lazy=True).items()],
-        lambda models: of_mean(RunningMean(), models),
-    ],
+    "make", [average, lambda models: dict(average(models, lazy=True).items()), mean_of]
 )
 def test_one_tensor_of_one_model_is_alive_at_a_time(make, n, without_type_checks):
     shapes = {f"w{i}": (BLOCK + 5,) for i in range(3)}
     Counting.alive = Counting.most = Counting.made = 0
     result = make([Counting(shapes, i) for i in range(n)])
     assert Counting.most == 1
-    assert 3 * n <= Counting.made <= 3 * n + 1  # each is read once; one more tells the device
+    assert 3 * n <= Counting.made <= 3 * n + 1  # each is read once; one more shows the device
     assert Counting.alive == 0
-    first = result[0] if isinstance(result, list) else result["w0"]
-    assert first[0] == pytest.approx((n - 1) / 2)
+    assert result["w0"][0] == pytest.approx((n - 1) / 2)
 
 
-# --- cuda -------------------------------------------------------------------------------------
+# --- blocks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("coefficients", [None, [0.5, 0.25, 0.25], [2.0, -1.5, 0.5]])
+def test_a_block_is_computed_into_given_memory(dtype, coefficients):
+    draw = torch.Generator().manual_seed(0)
+    models = [{"w": torch.randn(BLOCK + 9, generator=draw).to(dtype)} for _ in range(3)]
+    lazy = average(models, coefficients, lazy=True)
+    out = torch.empty(BLOCK - 1, dtype=dtype)
+    assert lazy.read_block("w", 5, BLOCK + 4, out).data_ptr() == out.data_ptr()
+    assert torch.equal(out, lazy["w"][5 : BLOCK + 4])
+    exact = torch.from_numpy(naive(models, "w", coefficients))
+    near = 1e-2 if dtype is torch.bfloat16 else 2e-3
+    torch.testing.assert_close(lazy["w"].double(), exact, rtol=near, atol=near)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Check for NaN as where each check waits; return what is checked before the end."""
+    checked = []
+    monkeypatch.setattr(engine, "_waits", lambda device: True)
+    monkeypatch.setattr(
+        engine, "all_finite", lambda x: checked.append(x) or bool(x.isfinite().all())
+    )
+    return checked
+
+
+def pair(dtype=torch.float32):
+    draw = torch.Generator().manual_seed(0)
+    return [
+        {"v": torch.randn(3, generator=draw).to(dtype), "w": torch.full((2, 5), i, dtype=dtype)}
+        for i in (1, 2)
+    ]
+
+
+def by_fisher(models):
+    return fisher_average(models, [{name: t.abs() + 1 for name, t in m.items()} for m in pair()])
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [
+        average,
+        lambda models: average([MappingProxyType(model) for model in models]),
+        by_fisher,
+        lambda models: slerp(*models, 0.25),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_gpu_is_waited_for_once(as_on_a_gpu, merge, value, dtype):
+    models = pair(dtype)
+    found = merge(models)
+    assert not as_on_a_gpu  # no tensor by itself
+    assert found["w"].isfinite().all()
+    models[1]["w"][1, 2] = value
+    for call in (lambda: merge(models), lambda: average(models, lazy=True)["w"]):
+        with pytest.raises(AveragingError, match="'w' of model 2 holds NaN or inf in 1 of its 10"):
+            call()
+
+
+def test_on_a_gpu_large_sums_are_no_error_and_overflows_are(as_on_a_gpu):
+    huge = {"w": torch.full((4,), 1e38)}
+    assert torch.equal(average([huge, huge])["w"], huge["w"])
+    assert len(as_on_a_gpu) == 1  # the sum of its entries is inf
+    with pytest.raises(AveragingError, match=r"of the result overflows torch.float16"):
+        average([{"w": torch.tensor([x], dtype=torch.float16)} for x in (6e4, -6e4)], [1.5, -0.5])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_equals_cpu():
-    models = [model.state_dict() for model in networks(4, mask=True)]
+@BOTH
+def test_cuda_equals_cpu(make):
+    models = [model.state_dict() for model in networks(4)]
     on_gpu = [{name: tensor.cuda() for name, tensor in model.items()} for model in models]
-    mixed = [on_gpu[0], *models[1:]]  # the first model decides where the result is
-    for make in (
-        average,
-        lambda models: of_mean(RunningMean(), models),
-        lambda models: of_mean(ExponentialMean(0.9), models),
-    ):
-        expected = make(models)
-        for mean in (make(on_gpu), make(mixed)):
-            for name, tensor in mean.items():
-                assert tensor.is_cuda
-                torch.testing.assert_close(tensor.cpu(), expected[name], rtol=0, atol=1e-6)
+    expected = make(models)
+    for each in (on_gpu, [on_gpu[0], *models[1:]]):  # the first model decides on the device
+        for name, tensor in make(each).items():
+            assert tensor.is_cuda
+            torch.testing.assert_close(tensor.cpu(), expected[name], rtol=0, atol=1e-6)
 
 
-# --- messages ---------------------------------------------------------------------------------
-
-
-def changed(model, **tensors):
-    return {**model, **{name.replace("_", "."): tensor for name, tensor in tensors.items()}}
+# --- refusals ---------------------------------------------------------------------------------
 
 
 GOOD = models_of(1)[0]
-BAD = [
-    (
-        {k: t for k, t in GOOD.items() if k != "a.bias"},
-        r"tensor 'a.bias' is in model 1 and not in model 3 \(1 such names\); models of one",
-    ),
-    (changed(GOOD, x=torch.zeros(1)), r"tensor 'x' is in model 3 and not in model 1"),
-    (
-        changed(GOOD, a_bias=torch.zeros(1)),
-        r"tensor 'a.bias' has the shape \(4,\) in model 1 and \(1,\) in model 3",
-    ),
-    (
-        changed(GOOD, a_bias=torch.zeros(4, dtype=torch.float16)),
-        r"tensor 'a.bias' is torch.float32 in model 1 and torch.float16 in model 3; convert one",
-    ),
-    (
-        changed(GOOD, a_bias=torch.tensor([0, float("nan"), float("inf"), 1])),
-        r"tensor 'a.bias' of model 3 holds NaN or inf in 2 of its 4 entries; leave that model out",
-    ),
-    (changed(GOOD, a_bias=3), r"'a.bias' of model 3 is of type int and not a tensor; give the"),
-]
 
 
-@pytest.mark.parametrize(("bad", "message"), BAD)
-@pytest.mark.parametrize("make", [average, lambda models: of_mean(RunningMean(), models)])
-def test_a_model_that_does_not_fit_is_named(make, bad, message, without_type_checks):
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({k: t for k, t in GOOD.items() if k != "a.bias"}, "'a.bias' is in model 1 and not in mod"),
+        (GOOD | {"x": torch.zeros(1)}, "'x' is in model 3 and not in model 1"),
+        (GOOD | {"a.bias": torch.zeros(1)}, r"'a.bias' has the shape \(4,\) in model 1 and \(1,\)"),
+        (GOOD | {"a.bias": torch.zeros(4).half()}, "is torch.float32 in model 1 and torch.float16"),
+        (
+            GOOD | {"a.bias": torch.tensor([0, float("nan"), float("inf"), 1])},
+            "'a.bias' of model 3 holds NaN or inf in 2 of its 4 entries",
+        ),
+    ],
+)
+@BOTH
+def test_a_model_that_does_not_fit_is_named(make, bad, message):
     with pytest.raises(AveragingError, match=message):
         make([GOOD, GOOD, bad])
 
 
+def test_models_are_called_by_their_names():
+    models = dict(zip(("seed 3", "seed 5"), pair(), strict=True))
+    assert torch.equal(average(models)["v"], average(list(models.values()))["v"])
+    models["seed 5"]["w"][0, 0] = float("nan")
+    with pytest.raises(AveragingError, match="'w' of seed 5 holds NaN"):
+        average(models)
+
+
 def test_masks_must_agree():
     a, b = ({"w": torch.ones(2), "mask": torch.tensor([True, i == 0])} for i in range(2))
-    with pytest.raises(
-        AveragingError, match="tensor 'mask', a mask, differs between model 1 and mod"
-    ):
+    with pytest.raises(AveragingError, match="'mask', a mask, differs between model 1 and model 2"):
         average([a, b])
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("make", [RunningMean, lambda: ExponentialMean(0.9)])
-def test_a_refused_model_leaves_the_mean_as_it_was(make, value):
-    """NaN in the last tensor, when the others, which are larger than a block, are in the mean."""
-    models = [{"w": torch.full((2 * BLOCK,), x), "v": torch.tensor(x)} for x in (1.0, 2.0)]
-    bad = {"w": torch.full((2 * BLOCK,), 5.0), "v": torch.tensor(value)}
-    mean = make()
-    with pytest.raises(AveragingError, match="'v' of model 1 holds"):
-        mean.add(bad)
-    assert mean.n_averaged == 0
-    of_mean(mean, models)
-    before = mean.weights
-    with pytest.raises(AveragingError, match="'v' of model 3 holds"):
-        mean.add(bad)
-    half = {"w": bad["w"].clone(), "v": models[0]["v"]}
-    half["w"][-1] = value
-    with pytest.raises(AveragingError, match="'w' of model 3 holds NaN or inf in 1 of its"):
-        mean.add(half)
-    assert mean.n_averaged == 2
-    for name, tensor in mean.weights.items():
-        torch.testing.assert_close(tensor, before[name], rtol=1e-6, atol=0)
 
 
 def test_large_but_finite_values_are_no_error():
     model = {"w": torch.full((8,), 3e38), "h": torch.full((8,), 6e4, dtype=torch.float16)}
-    mean = of_mean(RunningMean(), [model, model])
+    mean = mean_of([model, model])
     assert all(torch.equal(mean[name], model[name]) for name in model)
     halves = [{"h": model["h"]}] * 4
     assert torch.equal(average(halves)["h"], model["h"])
@@ -468,28 +401,21 @@ def test_large_but_finite_values_are_no_error():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: average([]), "there are no models to average"),
-        (
-            lambda: average(GOOD),
-            "a list of models is needed, got one mapping; put it in a list",
-        ),
-        (
-            lambda: average([GOOD], [0.5, 0.5]),
-            r"1 models need 1 coefficients in one row, got .*\(2,",
-        ),
-        (lambda: average([GOOD, GOOD], [1, 1]), "sum to 1, and these sum to 2; divide them by"),
-        (lambda: average([GOOD, GOOD], [1, -1]), "sum to 1, and these sum to 0"),
-        (lambda: average([GOOD], [float("nan")]), "must be finite and sum to 1"),
+        (lambda: average([]), "got none"),
+        (lambda: average(GOOD), "put it in a list"),
+        (lambda: average(Network(0)), "put it in a list"),
+        (lambda: average([GOOD], [0.5, 0.5]), r"1 models need 1 coefficients, .*\(2,"),
+        (lambda: average([GOOD, GOOD], [1, 1]), "sum to 1, got 2"),
+        (lambda: average([GOOD], [float("nan")]), "sum to 1, got nan"),
+        (lambda: average([GOOD], precision="float16"), "precision must be one of 'float32', "),
         (lambda: average([{"n": torch.tensor(1)}]), "model 1 holds no floating-point tensor"),
-        (
-            lambda: average([{"z": torch.zeros(2, dtype=torch.cfloat)}]),
-            "tensor 'z' of .* is complex",
-        ),
-        (lambda: interpolate(GOOD, GOOD, float("inf")), "alpha must be a finite number, got inf"),
-        (lambda: ExponentialMean(1.0), "decay must lie between 0 and 1, got 1.0"),
-        (lambda: RunningMean().weights, "no model has been added yet"),
+        (lambda: average([{"z": torch.zeros(2, dtype=torch.cfloat)}]), "'z' of .* is complex"),
     ],
 )
-def test_messages(call, message, without_type_checks):
+def test_what_would_be_silently_wrong_is_refused(call, message, without_type_checks):
     with pytest.raises(AveragingError, match=message):
         call()
+
+
+def test_the_module_lists_what_users_use():
+    assert dir(averaging) == sorted(averaging.__all__)

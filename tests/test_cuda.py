@@ -59,13 +59,7 @@ def trajectory(c):
     recorded = avg.Trajectory()
     for step, model in enumerate(c.models):
         recorded.append(step, model)
-    s = recorded.spectrum()
-    return [
-        recorded.window_means([(0, 3), (2, 5)]),
-        recorded.exponential_means(0.9),
-        s.explained_variance,
-        np.abs(s.coordinates),
-    ]
+    return [recorded.window_mean(1, 4), recorded.mix(np.eye(5)[1:3] / 3)]
 
 
 def fisher(c):
@@ -137,7 +131,6 @@ ENTRIES = {
     ),
     "match_weights": matched,
     "flatten": lambda c: geo.flatten(c.base),
-    "interpolate": lambda c: avg.interpolate(c.models[0], c.models[1], 0.3),
     "average, coefficients": lambda c: avg.average(c.models, [0.1, 0.2, 0.3, 0.2, 0.2]),
     "SWAG": swag,
     "Trajectory": trajectory,
@@ -164,7 +157,6 @@ ENTRIES = {
     "uniform_soup": lambda c: soup.uniform_soup(c.models).weights,
     "greedy_soup": greedy,
     "learned_soup": learned,
-    "logit_ensemble": lambda c: soup.logit_ensemble(c.module, c.models, c.x),
 }
 
 

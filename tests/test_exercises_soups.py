@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from wskit.averaging import add_task_vectors, average, interpolate, task_vector
+from wskit.averaging import add_task_vectors, average, task_vector
 from wskit.exercises import (
     check_add_tasks,
     check_choose,
@@ -121,7 +121,8 @@ def greedy(names, read, score, better=lambda found, reached: found >= reached, s
     for name in names:
         trial = read(name)
         if n:
-            trial = interpolate(soup, trial, share or 1 / (n + 1))
+            new = share or 1 / (n + 1)
+            trial = average([soup, trial], [1 - new, new])
         if better(score(trial), reached):
             soup, n, reached = trial, n + 1, score(trial)
     return soup

@@ -109,8 +109,11 @@ def test_shards_and_companions(files: list[str], tmp_path: Path, capsys: Any) ->
         (["--t", "0.5"], "--method linear takes no --t; leave it out"),
         (["--method", "model-stock", "--base", "3", "--scale", "1"], "takes no --scale; leave it"),
         (["--method", "slerp", "--t", "0.5"], "--method slerp takes two ingredients, got 3"),
-        (["--coefficients", "0.5", "0.5"], "3 models need 3 coefficients in one row, got an"),
-        (["--coefficients", "1", "1", "1"], "sum to 1, and these sum to 3; divide them"),
+        (
+            ["--coefficients", "0.5", "0.5"],
+            "3 models need 3 coefficients, got an array of shape (2,)",
+        ),
+        (["--coefficients", "1", "1", "1"], "must sum to 1, got 3; divide them"),
         (["--copy-from", "4"], "--copy-from takes the number of an ingredient, 1 to 3, got 4"),
         (["--shard-size", "big"], "--shard-size takes bytes, as 5GB, 200MB or 1000, got 'big'"),
         (["--method", "ties", "--base", "none.npz"], "none.npz: expected weights, found nothing"),

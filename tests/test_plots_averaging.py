@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
 
 from wskit import plots
-from wskit.averaging import Trajectory
 
 
 @pytest.fixture
@@ -115,36 +114,32 @@ def test_nothing_to_draw_is_said(ax):
 # --- a trajectory
 
 
-def recorded(*rows):
-    trajectory = Trajectory()
-    for step, row in enumerate(rows):
-        trajectory.append(10 * step, {"w": torch.tensor(row)})
-    return trajectory
+POINTS = np.array([[0.0, 0, 1], [4.0, 0, 1], [4.0, 2, 1], [8.0, 2, 1]])  # on a plane
+STEPS = [0, 10, 20, 30]
 
 
 @pytest.fixture
-def spectrum():
-    """Of points on a plane, whose first two components are all there is."""
-    return recorded([0.0, 0, 1], [4.0, 0, 1], [4.0, 2, 1], [8.0, 2, 1]).spectrum()
+def path():
+    return PCA().fit_transform(POINTS)
 
 
-def test_the_steps_are_where_the_spectrum_says_and_coloured_in_time(spectrum, ax):
-    assert plots.plot_trajectory(spectrum, ax=ax) is ax
+def test_the_steps_are_at_their_components_and_coloured_in_time(path, ax):
+    shares = PCA().fit(POINTS).explained_variance_ratio_
+    assert plots.plot_trajectory(path, STEPS, shares=shares, ax=ax) is ax
     (points,) = (c for c in ax.collections if c.get_label() == "steps")
-    np.testing.assert_array_equal(points.get_offsets(), spectrum.coordinates[:, :2])
-    np.testing.assert_array_equal(points.get_array(), [0, 10, 20, 30])
-    (path,) = ax.get_lines()
-    np.testing.assert_array_equal(path.get_xydata(), spectrum.coordinates[:, :2])
+    np.testing.assert_array_equal(points.get_offsets(), path[:, :2])
+    np.testing.assert_array_equal(points.get_array(), STEPS)
+    (line,) = ax.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), path[:, :2])
     assert ax.figure.axes[1].get_ylabel() == "step"
-    share = 100 * spectrum.explained_variance_ratio[0]
-    assert ax.get_xlabel() == f"component 1, {share:.3g} % of the variance"
-    assert share > 80
+    assert ax.get_xlabel() == f"component 1, {100 * shares[0]:.3g} % of the variance"
     assert ax.get_aspect() == 1
 
 
-def test_marks_are_named(spectrum, ax):
-    mean = spectrum.coordinates[1:, :2].mean(axis=0)
-    plots.plot_trajectory(spectrum, marks={"average_$1": mean, "last": [3.0, 0.0]}, ax=ax)
+def test_marks_are_named(path, ax):
+    mean = path[1:, :2].mean(axis=0)
+    plots.plot_trajectory(path, STEPS, marks={"average_$1": mean, "last": [3.0, 0.0]}, ax=ax)
+    assert ax.get_xlabel() == "component 1"
     _, average, last = ax.get_lines()
     np.testing.assert_allclose(average.get_xydata(), [mean])
     assert average.get_marker() != last.get_marker()
@@ -152,13 +147,13 @@ def test_marks_are_named(spectrum, ax):
     assert "line 'last': 1 points, x 3, y 0" in plots.describe(ax)
 
 
-def test_keywords_are_those_of_the_steps(spectrum, ax):
-    plots.plot_trajectory(spectrum, ax=ax, cmap="cividis", label="run 1")
+def test_keywords_are_those_of_the_steps(path, ax):
+    plots.plot_trajectory(path, STEPS, ax=ax, cmap="cividis", label="run 1")
     assert [(c.get_label(), c.get_cmap().name) for c in ax.collections] == [("run 1", "cividis")]
 
 
-def test_a_trajectory_that_cannot_be_drawn_is_refused(spectrum, ax):
+def test_a_trajectory_that_cannot_be_drawn_is_refused(path, ax):
     with pytest.raises(ValueError, match=r"the mark 'last' must have shape \(2,\), got \(3,\)"):
-        plots.plot_trajectory(spectrum, marks={"last": np.zeros(3)}, ax=ax)
-    with pytest.raises(ValueError, match="this one has 1; record three steps or more"):
-        plots.plot_trajectory(recorded([0.0, 1], [1.0, 2]).spectrum(), ax=ax)
+        plots.plot_trajectory(path, STEPS, marks={"last": np.zeros(3)}, ax=ax)
+    with pytest.raises(ValueError, match="two principal components, got 1"):
+        plots.plot_trajectory(path[:, :1], STEPS, ax=ax)

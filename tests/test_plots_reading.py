@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from wskit import plots
-from wskit.averaging import Trajectory
 from wskit.features import spectral_table
 from wskit.fits import fit_marchenko_pastur, fit_power_law, ks_curve
 from wskit.landscape import LossPath, LossPlane
@@ -127,10 +126,8 @@ def plane():
 
 
 def trajectory():
-    run = Trajectory()
-    for step, w in enumerate(torch.randn(6, 9, generator=torch.Generator().manual_seed(0))):
-        run.append(step, {"w": w})
-    return plots.plot_trajectory(run.spectrum(), marks={"mean": [0, 0]})
+    path = np.random.default_rng(0).normal(size=(6, 2))
+    return plots.plot_trajectory(path, range(6), shares=[0.7, 0.2], marks={"mean": [0, 0]})
 
 
 def soup_history(n=24):

@@ -12,7 +12,7 @@ The map of the kit, from files up to the screen:
 `wskit.zoo`          many small models as stacked tensors, trained together
 `wskit.features`     tables: one row a layer, or one a model
 `wskit.landscape`    losses on a path, on a plane, in a region; barrier, edges, sharpness
-`wskit.soups`        soups of fine-tuned models: uniform, greedy, learned; the ensemble
+`wskit.soups`        soups of fine-tuned models: uniform, greedy, learned
 `wskit.predictors`   accuracy from features: estimators, splits, scores (no torch)
 `wskit.plots`        results drawn on matplotlib Axes
 `wskit.widgets`      panels: CheckpointPicker, EsdExplorer, ZooExplorer, RegionExplorer,

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn import functional
 
@@ -230,10 +231,20 @@ print(f"training loss of SWA above SGD's: {(loss.SWA > loss.SGD).mean():.2f} of 
 
 
 # %%
+def ema_shares(decay, n=40):
+    """The share of each network in the EMA after each epoch, by the recursion."""
+    shares = np.eye(n)
+    for row in range(1, n):
+        shares[row] = decay * shares[row - 1] + (1 - decay) * shares[row]
+    return shares
+
+
 def by_epoch(i):
     run = runs["constant"][i]
-    averages = run.window_means([(8, stop) for stop in range(9, 41)])
-    each = {"one network": run.weights, "SWA": averages, "EMA 0.9": run.exponential_means(0.9)}
+    since = np.tril(np.ones((40, 40)))[8:]
+    since[:, :8] = 0  # row k holds the epochs from 9 to 9 + k
+    averages = run.mix(since / since.sum(axis=1, keepdims=True))
+    each = {"one network": run.weights, "SWA": averages, "EMA 0.9": run.mix(ema_shares(0.9))}
     return each | {"SGD, decayed": runs["SGD"][i].weights}
 
 
@@ -325,10 +336,18 @@ print("The error, drawn with its spread, rises from 0 to 4 by\n" + rise.to_strin
 # Is the average in the middle of anything? The principal components of epochs 9 to 40, seen from their
 # mean, which is SWA:
 
+
 # %%
-spectra = [run.spectrum(start=8) for run in runs["constant"]]
-first = np.array([found.explained_variance_ratio[0] for found in spectra])
-ax = plots.plot_trajectory(spectra[0], marks={"SWA": [0, 0]})
+def vectors(run):
+    """Epochs 9 to 40, one row per network."""
+    return torch.cat([stack[8:].flatten(1) for stack in run.weights.values()], dim=1)
+
+
+components = [PCA().fit(vectors(run)) for run in runs["constant"]]
+first = np.array([found.explained_variance_ratio_[0] for found in components])
+run, shares = runs["constant"][0], components[0].explained_variance_ratio_
+path = components[0].transform(vectors(run))
+ax = plots.plot_trajectory(path, run.steps[8:], shares=shares, marks={"SWA": [0, 0]})
 print(plots.describe(ax))
 print(f"share of the first component, over the seeds: {first.mean():.2f} +- {first.std():.2f}")
 
@@ -442,12 +461,14 @@ def on_validation(part, stack):
 rows = []
 for i, (part, run) in enumerate(zip(parts, runs["constant"], strict=True)):
     stop = on_validation(part, runs["SGD"][i].weights)
-    start = on_validation(part, run.window_means([(k, None) for k in range(40)]))
+    later = np.triu(np.ones((40, 40)))  # row k holds the epochs from k + 1 on
+    start = on_validation(part, run.mix(later / later.sum(axis=1, keepdims=True)))
     models = {"SGD, stopped early": runs["SGD"][i].model(stop), "SGD": sgd[i]}
     models |= {f"SWA from epoch {k + 1}": run.window_mean(k) for k in (0, 8, 20, 35)}
     models["SWA, start chosen"] = run.window_mean(start)
     for d in (0.8, 0.95):
-        models[f"EMA {d}"] = {name: stack[-1] for name, stack in run.exponential_means(d).items()}
+        last = run.mix(ema_shares(d)[-1:])
+        models[f"EMA {d}"] = {name: stack[0] for name, stack in last.items()}
     rows.append(landscape.evaluate_models(tests[i], models).error)
 stopped = compare(pd.DataFrame(rows), to="SGD, stopped early")
 print(stopped.to_string())

@@ -298,8 +298,15 @@ for _ in range(100):
     optimizer.zero_grad(), loss.backward(), optimizer.step()
 learned = soups.learned_soup(pool, mlp(), x, y).coefficients
 print("learned:", np.allclose(a.softmax(0).detach(), learned, atol=1e-3))
-mean = torch.stack([torch.func.functional_call(mlp(), w, x) for w in pool.values()]).mean(0)
-print("ensemble:", torch.allclose(mean, soups.logit_ensemble(mlp(), pool, x), atol=1e-5))
+
+
+def ensemble_logits(models, x):
+    each = [torch.func.functional_call(mlp(), weights, x) for weights in models.values()]
+    return torch.stack(each).mean(0)
+
+
+said = ensemble_logits(pool, x).argmax(1)
+print(f"ensemble, held-out accuracy: {(said == y).double().mean():.3f}")
 
 # %% [markdown]
 # ## What is it worth?
@@ -326,7 +333,7 @@ def all_soups(i):
 # %%
 def ensemble(i):
     sets = {"clean": X[test[i]]} | kinds[i]
-    said = {k: soups.logit_ensemble(mlp(), pools[i], x).argmax(1) for k, x in sets.items()}
+    said = {k: ensemble_logits(pools[i], x).argmax(1) for k, x in sets.items()}
     clean, *other = [(found == Y[test[i]]).double().mean().item() for found in said.values()]
     return {"model": "ensemble", "clean_accuracy": clean, "shifted_accuracy": np.mean(other)}
 
@@ -553,7 +560,8 @@ def controls(i):
     (x, y, _), b = apart[i], bases[i]
     made = {name: soup[i][name] for name in ("best single", "uniform", "greedy")}
     long, short, _ = geometry.weight_distances([*made.values()], b).update_norms()
-    made["single, shortened"] = averaging.interpolate(b, made["best single"], short / long)
+    t = short / long
+    made["single, shortened"] = averaging.average([b, made["best single"]], [1 - t, t])
     by_test = simple_soups(pools[i], soups.held_out_score(mlp(), X[test[i]], Y[test[i]]))
     made |= {
         "single, by the test": by_test["best single"],
@@ -820,7 +828,7 @@ def greedy_from_files(names, read, score):
     for name in names:
         trial = read(name)
         if n:
-            trial = averaging.interpolate(soup, trial, 1 / (n + 1))
+            trial = averaging.average([soup, trial], [n / (n + 1), 1 / (n + 1)])
         if (found := score(trial)) >= reached:
             soup, n, reached = trial, n + 1, found
     return soup

@@ -352,7 +352,7 @@ if other is None or evaluate is None:
     print("small angle shows that there is none.")
 else:
     alphas = np.linspace(0, 1, 9)
-    line = [averaging.interpolate(weights, other, alpha, lazy=True) for alpha in alphas]
+    line = [averaging.average([weights, other], [1 - t, t], lazy=True) for t in alphas]
     losses = np.array([evaluate(mixture) for mixture in line])
     path = LossPath(alphas, {"loss": losses}, ("CHECKPOINT", "OTHER"), np.nan)
     print(f"barrier {barrier(path):.3f}; lowest at t = {alphas[losses.argmin()]:.3f}")
@@ -496,7 +496,7 @@ def beside(base, model):
     found["stable rank"] = features.spectral_table({of: delta[of]}).stable_rank[0]
     return found | {
         "barrier": barrier(path),
-        "% half-way": in_percent(averaging.interpolate(base, model, 0.5)),
+        "% half-way": in_percent(averaging.average([base, model])),
     }
 
 

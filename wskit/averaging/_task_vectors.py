@@ -1,10 +1,9 @@
-"""Task vectors, what a model has moved from its base, and merges that are made of them."""
+"""Task vectors, the steps from a base to fine-tuned models, and merges that are made of them."""
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,56 +11,51 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from wskit._checks import check_choice, number, numbers
-from wskit._weights import Layout, block_size, layout_of
-from wskit.averaging._average import LinearMerge, numbered
-from wskit.averaging._lazy import LazyMerge, entries, reader
+from wskit._base.checks import check_choice
+from wskit._base.layout import Layout
+from wskit._base.weights import block_size
+from wskit.averaging._average import BASE, Weights, prepare
+from wskit.averaging._merge import LazyMerge, LinearMerge, make_reader, read_entries
 from wskit.errors import AveragingError
 
-_BASE = "the base"
 
-_LARGEST_SCALE = 1e38
+def task_vector(model: Weights, base: Weights, *, lazy: bool = False) -> Mapping[str, Tensor]:
+    """Return the step from a base to a fine-tuned model, tau = theta - theta_base.
 
-
-def task_vector(
-    model: Mapping[str, Tensor], base: Mapping[str, Tensor], *, lazy: bool = False
-) -> Mapping[str, Tensor]:
-    """Return what a model has moved from its base, tau = theta - theta_base.
-
-    Ilharco et al. 2023, arXiv:2212.04089. It is in float32, or float64 where the models are: a
-    difference of two bfloat16 numbers is no bfloat16 number.
+    Ilharco et al. 2023, arXiv:2212.04089. The step is in float32, or float64 where the models
+    are: the difference of two bfloat16 numbers is in general no bfloat16 number.
 
     Parameters
     ----------
-    model, base : mappings of str to Tensor
-        A fine-tuned model, and the one it was fine-tuned from.
+    model, base : weights
+        A fine-tuned model and the model that it was fine-tuned from.
     lazy : bool, default False
         As for `average`.
 
     Returns
     -------
     mapping of str to Tensor
-        With the integer tensors of the base, so that it can be saved, or compared, as a model.
+        Has the integer tensors of the base, so that it can be saved and compared like a model.
 
     Raises
     ------
     AveragingError
-        As `average`; the two are called "the model" and "the base".
+        As `average`; messages call the two "the model" and "the base".
 
     Examples
     --------
     >>> task_vector({"w": torch.tensor([1.0, 5.0])}, {"w": torch.tensor([1.0, 2.0])})
     {'w': tensor([0., 3.])}
     """
-    layout = layout_of(base, _BASE)
-    layout.check(model, "the model")
-    result = _difference(layout, base, model, "the model")
+    _, everyone = _prepare_steps({"the model": model}, base)
+    result = everyone["the model"]
+    assert isinstance(result, LinearMerge)
     return result if lazy else result.read()
 
 
 def add_task_vectors(
-    base: Mapping[str, Tensor],
-    task_vectors: Sequence[Mapping[str, Tensor]],
+    base: Weights,
+    task_vectors: Iterable[Weights],
     scale: float | ArrayLike = 1.0,
     *,
     lazy: bool = False,
@@ -69,28 +63,28 @@ def add_task_vectors(
     """Add task vectors to a model: theta_base + the sum over i of scale_i tau_i.
 
     Task arithmetic (Ilharco et al. 2023, arXiv:2212.04089). The sum of several makes a model of
-    several tasks; a negative scale makes one forget its task; ``[task_vector(b, a)]`` added to c
-    makes the model that is to c as b is to a.
+    several tasks. A negative scale makes a model forget its task. ``[task_vector(b, a)]`` added to
+    c makes the model that is to c as b is to a.
 
     Parameters
     ----------
-    base : mapping of str to Tensor
-    task_vectors : sequence of mappings of str to Tensor
-        From `task_vector`; any floating-point dtypes.
+    base : weights
+    task_vectors : sequence of weights
+        From `task_vector`, in any floating-point dtypes.
     scale : float or array of shape (task_vectors,), default 1.0
-        One for all, or one each. The paper takes one, found on held-out data.
+        One for all, or one for each. The paper chooses one on held-out data.
     lazy : bool, default False
         As for `average`.
 
     Returns
     -------
     mapping of str to Tensor
-        As `average` returns it, with the base's dtypes and integer tensors.
+        As `average` returns it, with the dtypes and integer tensors of the base.
 
     Raises
     ------
     AveragingError
-        As `average`; the first task vector is called model 1.
+        As `average`; messages call the first task vector model 1.
 
     Examples
     --------
@@ -99,58 +93,42 @@ def add_task_vectors(
     >>> add_task_vectors(base, [tau, tau], 0.5)["w"], add_task_vectors(base, [tau], -1.0)["w"]
     (tensor([1., 5.]), tensor([ 1., -1.]))
     """
-    vectors = numbered(task_vectors)
-    layout = layout_of(base, _BASE)
-    for label, vector in vectors.items():
-        layout.check(vector, label, any_float=True)
-    scales = numbers(scale, AveragingError, "scale")
-    if scales.shape not in ((), (len(vectors),)) or not np.isfinite(scales).all():
-        raise AveragingError(
-            f"scale must be a finite number, or {len(vectors)} of them, one a task vector, got "
-            f"{scales}."
-        )
-    if np.abs(scales).max(initial=0) > _LARGEST_SCALE:
-        raise AveragingError(
-            f"scale must be at most {_LARGEST_SCALE:g}, as sums are in float32, got {scales}; "
-            "lower it."
-        )
-    result = _added(layout, base, vectors, np.broadcast_to(scales, len(vectors)).tolist())
+    layout, everyone = prepare(task_vectors, base, any_float=True)
+    scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), len(everyone) - 1)
+    result = LinearMerge(layout, everyone, [1.0, *scales.tolist()])
     return result if lazy else result.read()
 
 
 def merge_ties(
-    models: Sequence[Mapping[str, Tensor]],
-    base: Mapping[str, Tensor],
+    models: Iterable[Weights] | Mapping[str, Weights],
+    base: Weights,
     *,
     density: float = 0.2,
     scale: float = 1.0,
-    trim: Literal["tensor", "model"] = "tensor",
     lazy: bool = False,
 ) -> Mapping[str, Tensor]:
     r"""Add to a base what fine-tuned models agree on: TIES-Merging.
 
-    Yadav et al. 2023, arXiv:2306.01708, algorithm 1, entry by entry of the task vectors \tau_i:
+    Algorithm 1 of Yadav et al. 2023, arXiv:2306.01708, for each entry of the task vectors \tau_i:
 
-    1. trim: keep the share `density` of the entries of largest magnitude, and make the others 0;
-    2. elect: \gamma = sgn(\sum_i \hat\tau_i) of the trimmed ones \hat\tau_i;
-    3. disjoint mean: \tau = the mean of those \hat\tau_i whose sign is \gamma;
+    1. trim: keep the share `density` of the entries of largest magnitude, and set the others to 0;
+    2. elect: \gamma = sgn(\sum_i \hat\tau_i) of the trimmed vectors \hat\tau_i;
+    3. disjoint mean: \tau = the mean of those \hat\tau_i whose sign is \gamma.
 
-    and the result is \theta_base + scale \tau. Where the sum is exactly 0, \gamma and \tau are 0.
+    The result is \theta_base + scale \tau. Where the sum is exactly 0, \gamma and \tau are 0.
+    Entries are ranked within each tensor. (The authors' code ranks those of all tensors together,
+    and loses tensors that moved little.)
 
     Parameters
     ----------
-    models : sequence of mappings of str to Tensor
-    base : mapping of str to Tensor
+    models : sequence of weights, or mapping of str to weights
+    base : weights
         The model that all of them were fine-tuned from.
     density : float, default 0.2
-        The share that is kept, rounded down, and at least one entry. Entries as large as the
-        smallest that is kept are kept too, so that the order of the entries does not matter.
+        The share to keep, rounded down, and at least one entry. Entries as large as the smallest
+        one kept are kept too, so that the order of the entries does not matter.
     scale : float, default 1.0
         The paper's \lambda.
-    trim : {"tensor", "model"}
-        Whether the largest entries are those of each tensor, or of all floating-point tensors of
-        a model together, as in the authors' code, where a tensor that moved little is lost. For
-        "model" all models are read twice before the first tensor is computed.
     lazy : bool, default False
         As for `slerp`.
 
@@ -172,16 +150,14 @@ def merge_ties(
     >>> merge_ties([a, b], base, density=0.75)["w"]
     tensor([ 3.0000,  5.0000, -0.5000,  2.0000])
     """
-    check_choice(trim, ("tensor", "model"), AveragingError, "trim")
-    _check_numbers(density, scale)
-    layout, vectors = _vectors_of(models, base)
-    result = _Ties(layout, base, vectors, density=density, scale=scale, by_tensor=trim == "tensor")
+    _check_density(density)
+    result = _Ties(*_prepare_steps(models, base), density, scale)
     return result if lazy else result.read()
 
 
 def merge_dare(
-    models: Sequence[Mapping[str, Tensor]],
-    base: Mapping[str, Tensor],
+    models: Iterable[Weights] | Mapping[str, Weights],
+    base: Weights,
     *,
     seed: int,
     density: float = 0.1,
@@ -191,27 +167,27 @@ def merge_dare(
 ) -> Mapping[str, Tensor]:
     r"""Drop most entries of each task vector at random, enlarge the others, and combine them.
 
-    DARE, drop and rescale (Yu et al. 2023, arXiv:2311.03099): with m_i of 0 and 1, each entry 1
-    with the probability `density`, which is 1 - p with the paper's drop rate p,
+    DARE, drop and rescale (Yu et al. 2023, arXiv:2311.03099). With masks m_i whose entries are 1
+    with the probability `density`, which is 1 - p for the paper's drop rate p, and 0 otherwise,
 
     .. math::
         \hat\tau_i = m_i \odot \tau_i / (1 - p),
 
-    whose mean over all m_i is \tau_i. These are then added to the base, times `scale`.
+    whose mean over all m_i is \tau_i. These are added to the base, times `scale`.
 
     Parameters
     ----------
     models, base
         As for `merge_ties`.
     seed : int
-        Of the masks. A tensor's mask follows from the seed, the model's number and the tensor's
-        name alone: it is the same on every machine, and whichever tensor is asked for first.
+        Seed of the masks. A tensor's mask depends on the seed, the model's number and the tensor's
+        name alone: it is the same on every machine and in every order of access.
     density : float, default 0.1
-        The share that is kept.
+        The share to keep.
     scale : float, default 1.0
     combine : {"sum", "ties"}
-        Whether all are added, as in task arithmetic, or signs are elected and the disjoint mean
-        is added, as in `merge_ties`, which trims no further.
+        Whether to add all, as in task arithmetic, or to elect signs and add the disjoint mean, as
+        `merge_ties` does without trimming.
     lazy : bool, default False
         As for `average`.
 
@@ -233,96 +209,84 @@ def merge_dare(
     (tensor([0., 4.]), tensor(0.9000))
     """
     check_choice(combine, ("sum", "ties"), AveragingError, "combine")
-    _check_numbers(density, scale)
-    layout, vectors = _vectors_of(models, base)
-    dropped: dict[str, Mapping[str, Tensor]] = {
-        label: _Dropped(vector, label, density, f"{seed}/{number}")
-        for number, (label, vector) in enumerate(vectors.items())
-    }
+    _check_density(density)
+    layout, everyone = _prepare_steps(models, base)
+    for number, label in enumerate(list(everyone)[1:]):
+        everyone[label] = _Dropped(layout, {label: everyone[label]}, density, f"{seed}/{number}")
     result: LazyMerge
     if combine == "sum":
-        result = _added(layout, base, dropped, [scale] * len(dropped))
+        result = LinearMerge(layout, everyone, [1.0, *[scale] * (len(everyone) - 1)])
     else:
-        result = _Ties(layout, base, dropped, density=1.0, scale=scale, by_tensor=True)
+        result = _Ties(layout, everyone, 1.0, scale)
     return result if lazy else result.read()
 
 
 class _Ties(LazyMerge):
-    """A base and what task vectors agree on."""
+    """A base, the first ingredient, and what the task vectors after it agree on."""
 
     def __init__(
         self,
         layout: Layout,
-        base: Mapping[str, Tensor],
-        vectors: Mapping[str, Mapping[str, Tensor]],
-        *,
+        ingredients: Mapping[str, Mapping[str, Tensor]],
         density: float,
         scale: float,
-        by_tensor: bool,
     ) -> None:
-        super().__init__(layout, {_BASE: base, **vectors})
+        super().__init__(layout, ingredients)
         self._density, self._scale = density, scale
-        self._found: dict[str, list[float]] = {}
-        if not by_tensor:
-            thresholds = self._thresholds(list(layout.spans))
-            self._found = dict.fromkeys(layout.spans, thresholds)
+        self._thresholds: dict[str, list[float]] = {}
 
     def _values(self, name: str, part: slice) -> Tensor:
-        if name not in self._found:  # two threads may both compute the same few numbers
-            self._found[name] = self._thresholds([name])
         base, *vectors = self._ingredients.values()
-        start, stop, _ = part.indices(math.prod(self.shape(name)))
-        origin = entries(base, name, part)
+        size = math.prod(self.shape(name))
+        start, stop, _ = part.indices(size)
+        origin = read_entries(base, name, part)
         result = origin.to(torch.promote_types(origin.dtype, torch.float32), copy=True)
-        readers = [reader(vector, name) for vector in vectors]
-        thresholds = torch.tensor(self._found[name], device=result.device)[:, None]
-        step = block_size(result.device) // 4  # several results of each block are in memory
-        for low in range(start, stop, step):
-            block = slice(low, min(low + step, stop))
+        readers = [make_reader(vector, name) for vector in vectors]
+        if name not in self._thresholds:  # two threads may both compute the same few numbers
+            self._thresholds[name] = [self._find_threshold(read, size) for read in readers]
+        thresholds = torch.tensor(self._thresholds[name], device=result.device)[:, None]
+        for block in _cut(start, stop, result.device):
             tau = torch.stack([read(block).to(result) for read in readers])
             tau[tau.abs().float() < thresholds] = 0
             signs = tau.sign()
             elected = signs == tau.sum(dim=0).sign()
             count = (elected & (signs != 0)).sum(dim=0)
             mean = (tau * elected).sum(dim=0) / count.clamp(min=1)
-            result[low - start : block.stop - start].add_(mean, alpha=self._scale)
+            result[block.start - start : block.stop - start].add_(mean, alpha=self._scale)
         return result
 
-    def _thresholds(self, names: Sequence[str]) -> list[float]:
-        """Return, of each task vector, the least magnitude that is kept in these tensors."""
-        size = sum(math.prod(self.shape(name)) for name in names)
-        _, *vectors = self._ingredients.values()
+    def _find_threshold(self, read: Callable[[slice], Tensor], size: int) -> float:
+        """Return the least magnitude that is kept."""
         if self._density == 1 or size == 0:
-            return [0.0] * len(vectors)
+            return 0.0
         k = max(1, math.floor(round(self._density * size, 6)))  # 0.29 * 100 is below 29
-        return [_kth_largest(partial(self._blocks, vector, names), k) for vector in vectors]
-
-    def _blocks(self, vector: Mapping[str, Tensor], names: Sequence[str]) -> Iterable[Tensor]:
-        for name in names:
-            size = math.prod(self.shape(name))
-            read, step = reader(vector, name), block_size(torch.device("cpu")) // 4
-            for low in range(0, size, step):
-                yield read(slice(low, min(low + step, size)))
+        return find_kth_largest(lambda: map(read, _cut(0, size, torch.device("cpu"))), k)
 
 
 class _Dropped(LazyMerge):
-    """A task vector most of whose entries are 0, and the others larger for it."""
+    """A task vector with most entries set to 0 and the others enlarged."""
 
-    def __init__(self, vector: LinearMerge, label: str, density: float, key: str) -> None:
-        super().__init__(vector.layout, {label: vector})
+    def __init__(
+        self,
+        layout: Layout,
+        ingredients: Mapping[str, Mapping[str, Tensor]],
+        density: float,
+        key: str,
+    ) -> None:
+        super().__init__(_widen(layout), ingredients)
         self._density, self._key = density, key
 
     def _values(self, name: str, part: slice) -> Tensor:
         (vector,) = self._ingredients.values()
-        values = entries(vector, name, part)
-        keep = _random_mask(f"{self._key}/{name}", part.start or 0, len(values), self._density)
+        values = read_entries(vector, name, part)
+        keep = draw_mask(f"{self._key}/{name}", part.start or 0, len(values), self._density)
         return values * keep.to(values.device) / self._density
 
 
-def _random_mask(key: str, start: int, n: int, density: float) -> Tensor:
-    """Draw n entries of a mask, from start on, of a generator that counts: no draw needs another.
+def draw_mask(key: str, start: int, n: int, density: float) -> Tensor:
+    """Draw the entries ``start`` to ``start + n`` of a mask, without drawing those before.
 
-    Philox makes 8 numbers of 32 bits of each value of its counter, the same on every machine.
+    Philox makes 8 numbers of 32 bits from each value of a counter, the same on every machine.
     """
     digest = hashlib.sha256(key.encode()).digest()
     counter, skipped = divmod(start, 8)
@@ -331,61 +295,55 @@ def _random_mask(key: str, start: int, n: int, density: float) -> Tensor:
     return torch.from_numpy(draws[skipped : skipped + n] < density * 2**32)
 
 
-def _kth_largest(blocks: Callable[[], Iterable[Tensor]], k: int) -> float:
+def find_kth_largest(blocks: Callable[[], Iterable[Tensor]], k: int) -> float:
     """Find the k-th largest magnitude, in float32, in two passes and little memory.
 
-    The bits of magnitudes, read as integers, are in the order of the magnitudes: a first pass
-    counts their upper halves, and a second the lower halves where the upper one is the k-th's.
+    The bits of magnitudes, read as integers, are in the order of the magnitudes. A first pass
+    counts their upper halves, a second one the lower halves where the upper one is the k-th's.
     """
 
     def count(select: Callable[[Tensor], Tensor]) -> Tensor:
         bits = (block.abs().float().view(torch.int32) for block in blocks())
         return sum((torch.bincount(select(b), minlength=2**16).cpu() for b in bits), start=zero)
 
-    def reach(counts: Tensor, k: int) -> tuple[int, int]:
+    def find(counts: Tensor, k: int) -> tuple[int, int]:
         larger = counts.flip(0).cumsum(0).flip(0)  # how many are in this bin or above
         found = int((larger >= k).nonzero().max())
         return found, k - int(larger[found] - counts[found])
 
     zero = torch.zeros(2**16, dtype=torch.int64)
-    upper, left = reach(count(lambda bits: bits >> 16), k)
-    lower, _ = reach(count(lambda bits: bits[bits >> 16 == upper] & 0xFFFF), left)
+    upper, left = find(count(lambda bits: bits >> 16), k)
+    lower, _ = find(count(lambda bits: bits[bits >> 16 == upper] & 0xFFFF), left)
     return torch.tensor(upper << 16 | lower, dtype=torch.int32).view(torch.float32).item()
 
 
-def _difference(
-    layout: Layout, base: Mapping[str, Tensor], model: Mapping[str, Tensor], label: str
-) -> LinearMerge:
+def _cut(start: int, stop: int, device: torch.device) -> Iterable[slice]:
+    """Cut a range into small blocks, of each of which several results are in memory."""
+    step = block_size(device) // 4
+    return (slice(low, min(low + step, stop)) for low in range(start, stop, step))
+
+
+def _prepare_steps(
+    models: Iterable[Weights] | Mapping[str, Weights], base: Weights
+) -> tuple[Layout, dict[str, Mapping[str, Tensor]]]:
+    """Return the base's layout, and the base and the task vectors, computed on access."""
+    layout, everyone = prepare(models, base)
+    origin = everyone.pop(BASE)
+    return layout, {BASE: origin} | {
+        label: LinearMerge(_widen(layout), {BASE: origin, label: model}, [-1.0, 1.0])
+        for label, model in everyone.items()
+    }
+
+
+def _widen(layout: Layout) -> Layout:
+    """Return the layout with floating-point dtypes that hold differences."""
     wide = {
         name: torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
         for name, dtype in layout.dtypes.items()
     }
-    return LinearMerge(replace(layout, dtypes=wide), {_BASE: base, label: model}, [-1.0, 1.0])
+    return replace(layout, dtypes=wide)
 
 
-def _vectors_of(
-    models: Sequence[Mapping[str, Tensor]], base: Mapping[str, Tensor]
-) -> tuple[Layout, dict[str, LinearMerge]]:
-    """Return the base's layout and each model's task vector, computed when it is read."""
-    labelled = numbered(models)
-    layout = layout_of(base, _BASE)
-    for label, model in labelled.items():
-        layout.check(model, label)
-    return layout, {
-        label: _difference(layout, base, model, label) for label, model in labelled.items()
-    }
-
-
-def _added(
-    layout: Layout,
-    base: Mapping[str, Tensor],
-    vectors: Mapping[str, Mapping[str, Tensor]],
-    scales: list[float],
-) -> LinearMerge:
-    return LinearMerge(layout, {_BASE: base, **vectors}, [1.0, *scales])
-
-
-def _check_numbers(density: float, scale: float) -> None:
-    if not 0 < number(density, AveragingError, "density") <= 1:
+def _check_density(density: float) -> None:
+    if not 0 < density <= 1:
         raise AveragingError(f"density must lie in (0, 1], got {density}; 1 keeps every entry.")
-    number(scale, AveragingError, "scale")

@@ -1,7 +1,7 @@
 """Training runs drawn: means over seeds by epoch, and the path of the weights."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,6 @@ from wskit.plots._style import (
     new_axes,
     styled,
 )
-
-if TYPE_CHECKING:
-    from wskit.averaging import TrajectorySpectrum
 
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 _SPREAD = "± 1 standard deviation"
@@ -105,8 +102,10 @@ def plot_mean_curves(
 
 
 def plot_trajectory(
-    spectrum: "TrajectorySpectrum",
+    coordinates: ArrayLike,
+    steps: ArrayLike,
     *,
+    shares: ArrayLike | None = None,
     marks: Mapping[str, ArrayLike] | None = None,
     ax: Axes | None = None,
     **kwargs: Any,
@@ -117,11 +116,16 @@ def plot_trajectory(
 
     Parameters
     ----------
-    spectrum : TrajectorySpectrum
-        Of three steps or more.
+    coordinates : array of shape (steps, components)
+        Principal components of the weights, from ``sklearn.decomposition.PCA().fit_transform``;
+        the first two are drawn.
+    steps : array of shape (steps,)
+        Training step of each row.
+    shares : array of shape (components,), optional
+        Shares of the variance, ``explained_variance_ratio_`` of the same estimator.
     marks : mapping of str to array of shape (2,), optional
         Named points (x, y) in the same coordinates. The mean of some steps is at the mean of
-        their rows of ``spectrum.coordinates``.
+        their rows.
     ax : Axes, optional
         Where to draw. None makes a new figure.
     **kwargs
@@ -136,31 +140,29 @@ def plot_trajectory(
     ValueError
         If there is only one component, or a mark is not a point of two coordinates.
     """
-    if spectrum.coordinates.shape[1] < 2:
-        raise ValueError(
-            "a trajectory is drawn on two principal components, and this one has "
-            f"{spectrum.coordinates.shape[1]}; record three steps or more."
-        )
+    places = np.asarray(coordinates, dtype=float)[:, :2]
+    if places.shape[1] < 2:
+        raise ValueError("a trajectory needs two principal components, got 1.")
     points = {name: np.asarray(at, dtype=float) for name, at in (marks or {}).items()}
     for name, point in points.items():
         if point.shape != (2,):
             raise ValueError(f"the mark {name!r} must have shape (2,), got {point.shape}.")
-    places = spectrum.coordinates[:, :2]
     with styled(ax):
         ax = new_axes() if ax is None else ax
         ax.plot(*places.T, color=PALETTE["null"], lw=1, alpha=0.7, zorder=1, label="_path")
-        style = {"c": spectrum.steps, "cmap": "viridis", "s": 36, "lw": 0, "label": "steps"}
-        steps = ax.scatter(*places.T, **(style | kwargs))
-        ax.figure.colorbar(steps, ax=ax, label="step")
+        style = {"c": np.asarray(steps), "cmap": "viridis", "s": 36, "lw": 0, "label": "steps"}
+        ax.figure.colorbar(ax.scatter(*places.T, **(style | kwargs)), ax=ax, label="step")
         colors = (PALETTE["fit"], PALETTE["other"], "black")
         for i, (name, point) in enumerate(points.items()):
             look = {"marker": "PXDsp"[i % 5], "ms": 12, "mfc": colors[i % 3], "mec": "white"}
             ax.plot(*point, **look, ls="", zorder=3, label=name.replace("$", r"\$"))
-        shares = 100 * spectrum.explained_variance_ratio[:2]
-        xlabel, ylabel = (
-            f"component {i}, {share:.3g} % of the variance" for i, share in enumerate(shares, 1)
-        )
-        ax.set(xlabel=xlabel, ylabel=ylabel)
+        labels = ["component 1", "component 2"]
+        if shares is not None:
+            percent = 100 * np.asarray(shares, dtype=float)[:2]
+            labels = [
+                f"{a}, {b:.3g} % of the variance" for a, b in zip(labels, percent, strict=True)
+            ]
+        ax.set(xlabel=labels[0], ylabel=labels[1])
         ax.set_aspect("equal", adjustable="datalim")
         if points:  # named over the Axes: a mean and a last step lie close together
             legend_above(ax, handles=[line for line in ax.get_lines() if line.get_ls() == "None"])

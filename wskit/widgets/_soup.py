@@ -19,7 +19,7 @@ from wskit.averaging import average
 from wskit.checkpoints import save_weights
 from wskit.errors import SoupError
 from wskit.landscape import Evaluator, evaluate_models
-from wskit.soups import greedy_steps
+from wskit.soups import Soup, greedy_soup
 from wskit.widgets._panel import (
     ROW,
     Panel,
@@ -197,7 +197,6 @@ class SoupKitchen(Panel):
         """
         tried, score, coefficients = len(self.history), self.score, self.coefficients
         lines = [
-            "from itertools import islice",
             "import pandas as pd",
             "from wskit import averaging, landscape, plots, soups",
             "",
@@ -228,8 +227,10 @@ class SoupKitchen(Panel):
                 "def score(weights):",
                 '    found = landscape.evaluate_models(evaluate, {"soup": weights})',
                 f"    return found[{score!r}].iloc[0]",
-                f"steps = soups.greedy_steps(ingredients, score, singles[{score!r}])",
-                f"*_, greedy = islice(steps, {tried})",
+                "greedy = soups.greedy_soup(",
+                f"    ingredients, score, scores=singles[{score!r}],",
+                f"    callback=lambda soup: len(soup.history) == {tried},",
+                ")",
                 "path_ax = plots.plot_greedy_path(greedy.history)",
             ]
         return "\n".join([*lines, "numbers"])
@@ -383,12 +384,12 @@ class SoupKitchen(Panel):
             def ask(weights: Weights) -> float:
                 return score(weights) if (found := next(made, None)) is None else found
 
-            history = known
-            steps = greedy_steps(self.ingredients, ask, self.singles[self.score])
-            for done, soup in zip(range(1, tried + 1), steps, strict=False):
-                history = soup.history
-                task.report(done, tried)
-            return history
+            def show(soup: Soup) -> bool:
+                task.report(len(soup.history), tried)
+                return len(soup.history) >= tried
+
+            scores = self.singles[self.score]
+            return greedy_soup(self.ingredients, ask, scores=scores, callback=show).history
 
         self._run(work, self._show_greedy, thread=f"Greedy tries ingredient {tried}.")
 

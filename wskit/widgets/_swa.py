@@ -407,7 +407,7 @@ class SwaExplorer(PlanePanel):
             if train is None:
                 raise AveragingError("A new run needs `train`; give it to the panel.")
             epochs = settings[2]
-            run = Trajectory(capacity=epochs)
+            run = Trajectory()
             for epoch, weights in enumerate(train(*settings), start=1):
                 run.append(epoch, weights)
                 task.report(epoch, epochs)
