@@ -20,14 +20,6 @@ from wskit.exercises import (
 from wskit.zoo import Zoo
 
 
-def stub(*_):
-    raise NotImplementedError
-
-
-def raising(*_):
-    raise KeyError("layer")
-
-
 def cosines(W):
     unit = W / np.linalg.norm(W, axis=1, keepdims=True)
     return unit @ unit.T
@@ -51,9 +43,8 @@ def alive(W):
         (lambda W: pairs(np.abs(cosines(W.T))), "a neuron is a row"),
         (lambda W: 0.5, "cosines of -0.96, 0.8 and -0.6 gave 0.5"),
         (lambda W: pairs(np.abs(cosines(W))), "all zero has no direction"),
-        (lambda W: pairs(np.abs(np.nan_to_num(cosines(W)))), "all zero must change nothing"),
+        (lambda W: pairs(np.abs(np.nan_to_num(cosines(W)))), "all zero must not change"),
         (lambda W: W, "return one number, not ndarray"),
-        (stub, "write the function"),
     ],
 )
 def test_weight_correlation(answer, message):
@@ -92,12 +83,7 @@ def test_a_split_by_run_passes(answer):
         (lambda runs, rng: np.isin(runs, np.unique(runs)[:10]), "another rng gives the same"),
         (lambda runs, rng: by_labels(runs, np.random.default_rng()), "the same rng must give"),
         (lambda runs, rng: np.flatnonzero(by_labels(runs, rng)), "times True or False"),
-        (lambda runs, rng: by_labels(runs, rng).astype(float), "not the shape (120,) of float64"),
-        (lambda runs, rng: None, "times True or False, not the shape ()"),
-        (lambda runs, rng: "all", "times True or False"),
-        (raising, "your function raised KeyError"),
-        (stub, "write the function"),
-        ("split", "a function is asked for, not str"),
+        (lambda runs, rng: by_labels(runs, rng).astype(float), "shape (120,) and dtype float64"),
     ],
 )
 def test_a_split_that_leaks_or_is_none_does_not(answer, message):
@@ -158,12 +144,12 @@ def test_tau_within_groups_passes(answer):
     [
         (lambda x, y, groups: agreement(x, y).mean(), "all pairs are counted"),
         (across, "these are the pairs of two groups"),
-        (with_themselves, "no pair with itself"),
+        (with_themselves, "form a pair with itself"),
         (
             lambda x, y, groups: np.mean([s.mean() for s in by_group(x, y, groups) if s.size]),
-            "each group counts alike",
+            "each group counts the same",
         ),
-        (without_ties, "equal in x counts as neither"),
+        (without_ties, "equal in x agrees with neither"),
         (lambda x, y, g: np.concatenate(by_group(x, y, g)).sum(), "of how many pairs in all?"),
         (lambda x, y, g: (np.concatenate(by_group(x, y, g)) > 0).mean(), "share in the same ord"),
         (
@@ -171,11 +157,8 @@ def test_tau_within_groups_passes(answer):
             "a group of one network has no pair",
         ),
         (lambda x, y, groups: 0.5, "one agrees, six do not and one is equal; got 0.5"),
-        (in_blocks, "the networks in another order must give the same"),
+        (in_blocks, "the order of the networks must not"),
         (lambda x, y, groups: groups, "has no pair"),
-        (raising, "your function raised KeyError"),
-        (stub, "write the function"),
-        (None, "a function is asked for, not NoneType"),
     ],
 )
 def test_tau_of_other_pairs_does_not(answer, message):
@@ -209,22 +192,17 @@ def shifted(predicted, few_predicted, few_true):
 def test_predictions_set_right_pass(answer, zoo_of_another_kind):
     verdict = check_recalibrate(answer, *zoo_of_another_kind)
     assert verdict.passed, verdict
-    assert re.search(r"a mean error of 0\.\d+ beside 0\.\d+, tau 0\.\d+ beside", verdict.message)
+    assert re.search(r"the mean error is 0\.\d+ and was 0\.\d+; tau is 0\.\d+ and", verdict.message)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda p, few_p, few_t: p, "At most three quarters of the error"),
-        (lambda p, few_p, few_t: np.full(len(p), few_t.mean()), "tau 0.00 beside 0.8"),
-        (lambda p, few_p, few_t: line(-p, -few_p, few_t)[::-1], "do not lose it"),
-        (lambda p, few_p, few_t: line(p, few_p, few_t)[:3], "each of 90 networks is needed"),
+        (lambda p, few_p, few_t: p, "three quarters or less"),
+        (lambda p, few_p, few_t: np.full(len(p), few_t.mean()), "tau is 0.00 and was 0.8"),
+        (lambda p, few_p, few_t: line(-p, -few_p, few_t)[::-1], "keep it"),
+        (lambda p, few_p, few_t: line(p, few_p, few_t)[:3], "return 90 numbers"),
         (lambda p, few_p, few_t: p * np.nan, "not finite"),
-        (lambda p, few_p, few_t: None, "got the shape ()"),
-        (lambda p, few_p, few_t: "better", "your function raised ValueError"),
-        (raising, "your function raised KeyError"),
-        (stub, "write the function"),
-        (0.1, "a function is asked for, not float"),
     ],
 )
 def test_predictions_set_wrong_do_not(answer, message, zoo_of_another_kind):
@@ -270,9 +248,8 @@ def test_a_feature_that_tells_more_passes(zoo):
     [
         (lambda models: np.zeros(len(models)), "a gain of "),
         (lambda models: models.records.test_accuracy, "has no attribute 'test_accuracy'"),
-        (lambda models: np.zeros(3), "a row for each of the 120 networks is needed"),
-        (lambda models: product(models) / 0, "infinite values"),
-        (stub, "write the function"),
+        (lambda models: np.zeros(3), "one row for each of the 120 networks"),
+        (lambda models: product(models) / 0, "values are infinite"),
     ],
 )
 def test_a_feature_that_tells_nothing_or_cheats_does_not(zoo, answer, message):

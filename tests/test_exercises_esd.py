@@ -15,14 +15,6 @@ from wskit.fits import MarchenkoPastur, fit_marchenko_pastur, fit_power_law
 from wskit.spectra import shuffled, spectrum
 
 
-def stub(*_):
-    raise NotImplementedError
-
-
-def raising(*_):
-    raise KeyError("layer")
-
-
 def right_exponent(x, xmin):
     tail = x[x >= xmin]
     return 1 + tail.size / np.log(tail / xmin).sum()
@@ -37,16 +29,12 @@ def right_exponent(x, xmin):
             True,
             "maximum-likelihood",
         ),
-        (stub, False, "write the function in the cell above"),
-        (lambda x, xmin: 1 / 0, False, "your function raised ZeroDivisionError"),
-        (None, False, "a function is asked for, not NoneType"),
         (lambda x, xmin: right_exponent(x, xmin) - 1, False, "of the survival function"),
         (lambda x, xmin: 1 + x.size / np.log(x / xmin).sum(), False, "below xmin belong to the"),
         (lambda x, xmin: 1 + x.size / np.log10(x / xmin).sum(), False, "natural logarithms"),
-        (lambda x, xmin: 1 + x.size / np.log(x).sum(), False, "the logarithms are of x/xmin"),
+        (lambda x, xmin: 1 + x.size / np.log(x).sum(), False, "the logarithms of x/xmin"),
         (lambda x, xmin: 2.0, False, "gave 2"),
         (lambda x, xmin: x, False, "return one number, not ndarray"),
-        (lambda x, xmin: np.nan, False, "return a finite number, not nan"),
         (lambda x, xmin: right_exponent(x, 2.0), False, "must not depend on the units"),
     ],
 )
@@ -69,8 +57,6 @@ def test_the_right_edge():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (stub, "write the function in the cell above"),
-        (raising, "raised KeyError"),
         (lambda N, M, sigma: right_edge(N, M, sigma) / N, "have no 1/N"),
         (lambda N, M, sigma: sigma**2 * (N**0.5 - M**0.5) ** 2, "the lower edge"),
         (lambda N, M, sigma: right_edge(N, M, sigma) / sigma, "not with sigma"),
@@ -80,7 +66,6 @@ def test_the_right_edge():
         (lambda N, M, sigma: sigma**2 * N * (1 + (N / M) ** 0.5) ** 2, "in the denominator"),
         (lambda N, M, sigma: np.array([1.0, 2.0]), "return one number"),
         (lambda N, M, sigma: np.inf, "finite"),
-        (3, "a function is asked for"),
     ],
 )
 def test_wrong_edges_are_told_apart(answer, message):
@@ -138,21 +123,16 @@ def test_the_right_p_value(answer):
     [
         (itself_left_out, "of 20 matrices W itself is one"),
         (of_rows, "p is 1 for a matrix with a planted direction"),
-        (lambda W, n, seed: of_rows(W, n, seed) / 2, "Rows or columns that move as a whole"),
+        (lambda W, n, seed: of_rows(W, n, seed) / 2, "Moving whole rows or columns"),
         (of_gaussians, "one entry of a matrix was made huge"),
         (lambda W, n, seed: by_helper(W, 100, seed), "and p was 0.0099"),
         (lambda W, n, seed: 0.05, "0.5 on average; it was 0.05"),
         (
             lambda W, n, seed: p if (p := by_helper(W, n, seed)) < 0.06 else 0.53,
-            "p is a number of twentieths",
+            "p is a whole number of twentieths",
         ),
-        (in_place, "the matrix that was given has changed"),
+        (in_place, "you were given have changed"),
         (lambda W, n, seed: W, "return one number, not Tensor"),
-        (lambda W, n, seed: None, "return one number, not NoneType"),
-        (lambda W, n, seed: np.nan, "return a finite number"),
-        (raising, "raised KeyError"),
-        (stub, "write the function"),
-        (0.05, "a function is asked for, not float"),
     ],
 )
 def test_wrong_p_values_are_told_apart(answer, message):
@@ -195,14 +175,12 @@ def test_alpha_can_be_forged_in_more_than_one_way(answer):
         (forged(lambda alpha: -1 / (alpha - 1), root=False), "singular values or eigenvalues"),
         (forged(lambda alpha: -1 / 3), "the fit found 3.9"),
         (lambda N, M, alpha, seed: right_forgery(N, M, alpha, 0), "two seeds gave the same"),
-        (lambda N, M, alpha, seed: right_forgery(N, M, alpha, seed).T, "not (200, 400)"),
+        (
+            lambda N, M, alpha, seed: right_forgery(N, M, alpha, seed).T,
+            "of shape (200, 400)",
+        ),
         (lambda N, M, alpha, seed: np.full((N, M), np.nan), "not finite"),
         (lambda N, M, alpha, seed: np.eye(N, M) * (1 + seed), "no power law can be fitted"),
-        (lambda N, M, alpha, seed: None, "not ()"),
-        (lambda N, M, alpha, seed: "matrix", "your function raised ValueError"),
-        (raising, "raised KeyError"),
-        (stub, "write the function"),
-        (2.0, "a function is asked for, not float"),
     ],
 )
 def test_forgeries_that_fail(answer, message):
@@ -260,32 +238,20 @@ def test_training_is_told_in_more_than_one_way(answer, runs):
         (lambda W: False, "too late: not in all 3 runs at update 60"),
         (beyond_edge(4), "from update 60 on in all 3 runs; the goal is 30"),
         (beyond_edge(1e3), "too late"),
-        (lambda W: bool(fit_power_law(spectrum(W).eigenvalues).alpha < 4), "called trained: "),
-        (lambda W: bool(W.abs().max() > 0.7), "called trained: 0 of 3 untrained layers, 3 of 3"),
+        (
+            lambda W: bool(fit_power_law(spectrum(W).eigenvalues).alpha < 4),
+            "called chance trained: ",
+        ),
+        (
+            lambda W: bool(W.abs().max() > 0.7),
+            "trained: 0 of 3 untrained layers, 3 of 3",
+        ),
         (lambda W: beyond_edge(1.2)(W) and bool(W.abs().max() < 5), "100 times that layer"),
         (lambda W: W, "return True or False, not Tensor"),
         (lambda W: 1.0, "return True or False, not float"),
-        (lambda W: None, "return True or False, not NoneType"),
-        (lambda W: np.nan, "return True or False, not float"),
-        (lambda W: "yes", "return True or False, not str"),
-        (raising, "raised KeyError"),
-        (stub, "write the function"),
-        (None, "a function is asked for"),
     ],
 )
 def test_what_tells_training_wrong(answer, message, runs):
     verdict = check_tell_trained(answer, runs)
     assert not verdict.passed
     assert message in verdict.message, verdict
-
-
-def test_no_check_tells_the_answer(runs):
-    def tell_trained(answer):
-        return check_tell_trained(answer, runs)
-
-    checks = check_power_law_exponent, check_p_value, check_forge, tell_trained
-    for answer in (stub, raising, lambda *_: None):
-        for check in checks:
-            text = str(check(answer))
-            words = ("np.log(", "size /", "permuted", "alpha - 1", "sqrt", "edge", "shuffled(")
-            assert not any(part in text for part in words)

@@ -16,14 +16,6 @@ from wskit.exercises import (
 )
 
 
-def stub(*_):
-    raise NotImplementedError
-
-
-def raising(*_):
-    raise KeyError("layer")
-
-
 def flat(w, base=None):
     parts = [(w[n] - base[n] if base else w[n]).flatten() for n in w]
     return torch.cat(parts)
@@ -48,7 +40,6 @@ def cosine(u, v):
         ),
         (lambda a, b, base: 0.1, "updates (3, 0, 4) and (0, 5, 12) gave 0.1"),
         (lambda a, b, base: a, "return one number, not dict"),
-        (stub, "write the function"),
     ],
 )
 def test_update_cosine(answer, message):
@@ -113,8 +104,8 @@ def test_a_task_is_read_in_more_than_one_way(answer, tuned):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (longest_product, "have to do with 'digit', whose updates are the longest"),
-        (nearest_neighbour, "have to do with 'digit', whose updates are the longest"),
+        (longest_product, "involve 'digit', whose updates are the longest"),
+        (nearest_neighbour, "involve 'digit', whose updates are the longest"),
         (lambda update, updates, task: task[0], "is right, and 0.90 is the goal"),
         (lambda update, updates, task: "odd", "a share of 0.33 is right"),
         (
@@ -122,12 +113,7 @@ def test_a_task_is_read_in_more_than_one_way(answer, tuned):
             "return the name of a task, one of digit, odd, prime",
         ),
         (lambda update, updates, task: 0, "return the name of a task"),
-        (lambda update, updates, task: None, "return the name of a task"),
-        (lambda update, updates, task: np.nan, "return the name of a task"),
         (lambda update, updates, task: task, "return the name of a task"),
-        (raising, "your function raised KeyError"),
-        (stub, "write the function"),
-        (None, "a function is asked for, not NoneType"),
     ],
 )
 def test_a_task_that_is_read_wrong(answer, message, tuned):
@@ -183,20 +169,15 @@ def test_neurons_that_are_matched(answer):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda A, B: np.argsort(assigned(A, B)), "the way back is asked for"),
-        (lambda A, B: (unit(A) @ unit(B).T).argmax(axis=1), "each row of B must be taken once"),
+        (lambda A, B: np.argsort(assigned(A, B)), "return the way back"),
+        (lambda A, B: (unit(A) @ unit(B).T).argmax(axis=1), "take each row of B once"),
         (lambda A, B: np.arange(len(A)), "A was not found again"),
         (one_by_one, "another order has"),
         (by_angle, "with their lengths"),
         (lambda A, B: B[assigned(A, B)], "return 6 whole numbers"),
-        (lambda A, B: np.eye(len(A))[assigned(A, B)], "not the shape (6, 6) of float64"),
-        (lambda A, B: assigned(A, B).astype(float), "not the shape (6,) of float64"),
-        (lambda A, B: assigned(A, B) + 1, "each row of B must be taken once"),
-        (lambda A, B: None, "return 6 whole numbers"),
-        (lambda A, B: "order", "return 6 whole numbers"),
-        (raising, "your function raised KeyError"),
-        (stub, "write the function"),
-        ([0, 1], "a function is asked for, not list"),
+        (lambda A, B: np.eye(len(A))[assigned(A, B)], "shape (6, 6) and dtype float64"),
+        (lambda A, B: assigned(A, B).astype(float), "shape (6,) and dtype float64"),
+        (lambda A, B: assigned(A, B) + 1, "take each row of B once"),
     ],
 )
 def test_neurons_that_are_not(answer, message):
@@ -235,10 +216,8 @@ def slow_bisection(loss, level):
     [
         (bisection, "all edges are right, with "),
         (walk, "200 questions were not enough"),
-        (slow_bisection, "At most 12 are the goal"),
+        (slow_bisection, "The goal is an average of 12"),
         (lambda loss, level: 1.0, "on ray 1 of 12 the answer was 1, which is 233.3% off"),
-        (lambda loss, level: None, "return one number"),
-        (stub, "write the function"),
     ],
 )
 def test_find_edge(answer, message):
@@ -278,18 +257,14 @@ def test_a_place_beyond_a_corner_passes(shares, regions):
     ("answer", "message"),
     [
         (lambda: {"a": -0.5, "b": 0.75, "c": 0.75}, "images that the panel has not shown"),
-        (lambda: {"a": 0.6, "b": 0.2, "c": 0.2}, "inside of the triangle"),
-        (lambda: {"a": 1.005, "b": -0.005, "c": 0.0}, "inside of the triangle"),
+        (lambda: {"a": 0.6, "b": 0.2, "c": 0.2}, "inside the triangle"),
+        (lambda: {"a": 1.005, "b": -0.005, "c": 0.0}, "inside the triangle"),
         (lambda: {"a": 1.5, "b": -0.25, "c": 0.25}, "the shares sum to 1.5"),
         (lambda: {"a": 1.5, "b": -0.5}, "a dict of three names"),
         (lambda: {"a": 1.5, "b": -0.25, "z": -0.25}, "there is no model 'z'"),
         (lambda: {"a": 1.5, "b": None, "c": -0.5}, "return one number, not NoneType"),
         (lambda: {"a": 1.5, "b": np.nan, "c": -0.5}, "return a finite number"),
         (lambda: ("a", "b", "c"), "a dict of three names"),
-        (lambda: None, "a dict of three names"),
-        (raising, "your function raised KeyError"),
-        (stub, "write the function"),
-        ({"a": 1.5, "b": -0.25, "c": -0.25}, "a function is asked for, not dict"),
     ],
 )
 def test_a_place_that_is_not_better_or_none(answer, message, regions):

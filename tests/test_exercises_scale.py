@@ -20,28 +20,6 @@ from wskit.exercises import (
 from wskit.zoo import Zoo
 
 
-def stub(*_):
-    raise NotImplementedError("write me")
-
-
-NOT_CALLABLE = [
-    (17, "a function is asked for, not int"),
-    (None, "a function is asked for, not NoneType"),
-    ("safe", "a function is asked for, not str"),
-]
-NONSENSE = [
-    (stub, "^write the function"),
-    (lambda *_: None, "return"),
-    (lambda *_: [], "return"),
-    (lambda *_: "a lot", "return"),
-    (lambda *_: float("nan"), "finite"),
-    (lambda *_: np.ones(3), "return"),
-    (lambda *_: {}["key"], "raised KeyError"),
-    (lambda: 1.0, "raised TypeError"),
-    *NOT_CALLABLE,
-]
-
-
 def by_words(func, path):
     try:
         return {"reason": None, **func(path)}
@@ -105,16 +83,11 @@ def always_a_reason(func, path):
         (some_kinds, False, "KeyError got out"),
         (lambda func, path: func(path), False, "ValueError got out"),
         (everything, False, "somebody pressed stop"),
-        (sentinel, False, "without a 'reason'"),
+        (sentinel, False, "has no 'reason'"),
         (always_a_reason, False, "nothing had failed"),
         (lambda func, path: {"reason": None}, False, "a function that works"),
         (lambda func, path: pd.DataFrame([func(path)]), False, "not DataFrame"),
-        (lambda func, path: None, False, "not NoneType"),
-        (lambda func, path: "row", False, "not str"),
-        (lambda func, path: float("nan"), False, "not float"),
-        (stub, False, "^write the function"),
         (lambda func: {}, False, "raised TypeError"),
-        *((answer, False, message) for answer, message in NOT_CALLABLE),
     ],
 )
 def test_safe_row(answer, passed, message):
@@ -133,14 +106,13 @@ def slope(x, y):
         (lambda n, t: slope(n, np.median(t, axis=1)), True, "disturbed or not"),
         (lambda n, t: slope(n, t.min(axis=1)), True, "disturbed or not"),
         (lambda n, t: np.log2(np.median(t[-1]) / np.median(t[-2])), True, "disturbed or not"),
-        (lambda n, t: slope(n, t.mean(axis=1)), False, "how are repeats put together"),
-        (lambda n, t: slope(n, t.max(axis=1)), False, "how are repeats put together"),
+        (lambda n, t: slope(n, t.mean(axis=1)), False, "how do you combine repeats"),
+        (lambda n, t: slope(n, t.max(axis=1)), False, "how do you combine repeats"),
         (lambda n, t: slope(np.median(t, axis=1), n), False, "axes are exchanged"),
         (lambda n, t: -slope(n, np.median(t, axis=1)), False, "the sign is wrong"),
         (lambda n, t: np.polyfit(n, np.median(t, axis=1), 1)[0], False, "on which axes"),
         (lambda n, t: np.polyfit(n, np.log(np.median(t, axis=1)), 1)[0], False, "on which axes"),
         (lambda n, t: 3, False, "the 2.2th power gave 3"),
-        *((answer, False, message) for answer, message in NONSENSE),
     ],
 )
 def test_cost_exponent(answer, passed, message):
@@ -182,7 +154,6 @@ def own_scheduler(n, workers, seconds, megabytes, bandwidth, rate):
         (lambda *x: parts(*x)[0], False, "the storage is read for longest, 20 h"),
         (lambda *x: parts(*x)[:2].max(), False, "the scheduler hands out tasks for longest, 4 h"),
         (lambda *x: parts(*x)[1:].max(), False, "the workers compute for longest, 12.5 h"),
-        *((answer, False, message) for answer, message in NONSENSE),
     ],
 )
 def test_hours(answer, passed, message):
@@ -242,12 +213,8 @@ def suspicion(table):
         (lambda table: table.index[:3], False, r"return 40 numbers, .* shape \(3,\)"),
         (lambda table: table, False, r"return 40 numbers, .* shape \(40, 6\)"),
         (lambda table: np.where(suspicion(table) > 1, np.nan, 0), False, "are not finite"),
-        (lambda table: "these", False, "not str"),
         (lambda table: ["a"] * 40, False, "not list"),
-        (lambda table: None, False, "shape"),
         (lambda table: table["no such"], False, "raised KeyError"),
-        (stub, False, "^write the function"),
-        *((answer, False, message) for answer, message in NOT_CALLABLE),
     ],
 )
 def test_suspicion(made, answer, passed, message):

@@ -45,10 +45,10 @@ def plus(base, models, scale):
 @pytest.mark.parametrize(
     ("answer", "passed", "message"),
     [
-        (added, True, "every task counts, and the base once"),
+        (added, True, "every task counts, and the base counts once"),
         (added_by_the_kit, True, "every task counts"),
         (lambda b, m, s: added(b, m, 1), False, "the scale changes nothing"),
-        (lambda b, m, s: added(b, m, s / len(m)), False, "not averaged"),
+        (lambda b, m, s: added(b, m, s / len(m)), False, "do not average them"),
         (lambda b, m, s: {k: s * W for k, W in added(b, m, 1).items()}, False, "scaled too"),
         (plus, False, "what did each of them learn"),
         (lambda b, m, s: added(b, m[:1], s), False, "only the first task"),
@@ -59,14 +59,11 @@ def plus(base, models, scale):
         (added_to_w_only, False, "one tensor is right and another is not"),
         (lambda b, m, s: added(b, m, s) | {"n": torch.tensor(8.5)}, False, "counter"),
         (lambda b, m, s: added(b, m, s) | {"n": m[0]["n"]}, False, "counter"),
-        (lambda b, m, s: added(b, m[:2], s), False, "three do not"),
+        (lambda b, m, s: added(b, m[:2], s), False, "three are not"),
         (into_the_base, False, "have changed"),
         (lambda b, m, s: added(b, m, s) | {"w": 2.0}, False, "'w' must stay a tensor"),
         (lambda b, m, s: added(b, m, s) | {"w": np.nan * b["w"]}, False, r"gave \[nan, nan\]"),
-        (lambda *_: None, False, "return one model"),
-        (lambda *_: "abc", False, "return one model"),
         (lambda b, m, s: m["w"], False, "raised TypeError"),
-        ("abc", False, "a function is asked for, not str"),
     ],
 )
 def test_add_tasks(answer, passed, message):
@@ -82,24 +79,19 @@ def gain(k, s, h):
 @pytest.mark.parametrize(
     ("answer", "passed", "message"),
     [
-        (gain, True, "so much lower is the loss of the mean"),
-        (lambda k, s, h: torch.tensor(h / 2 * (s**2 - s**2 / k)), True, "so much lower"),
+        (gain, True, "how much lower the loss of the mean is"),
+        (lambda k, s, h: torch.tensor(h / 2 * (s**2 - s**2 / k)), True, "how much lower"),
         (lambda k, s, h: -gain(k, s, h), False, "the sign"),
         (lambda k, s, h: 2 * gain(k, s, h), False, "a factor that is missing"),
         (lambda k, s, h: gain(k, s**0.5, h), False, "the square of the distance"),
         (lambda k, s, h: gain(k, s, 1), False, "the steeper the bowl"),
         (lambda k, s, h: h * s**2 / 2, False, "all that can be gained"),
-        (lambda k, s, h: h * s**2 / 2 / k, False, "what remains for a soup to lose"),
+        (lambda k, s, h: h * s**2 / 2 / k, False, "what a soup still has to lose"),
         (lambda k, s, h: h * s**2 * (1 - k**-0.5) / 2, False, "and the loss"),
         (lambda k, s, h: 7, False, "k = 5, s = 3 and h = 0.7 gave 7;"),
         (lambda k, s, h: gain(k, s, h) if k > 1 else 1.0, False, "a soup of one"),
         (lambda k, s, h: (k > 1) * gain(5, s, h), False, "wrong for twelve"),
-        (lambda k, s, h: np.nan, False, "a finite number, not nan"),
         (lambda k, s, h: [gain(k, s, h)] * 2, False, "one number, not list"),
-        (lambda k, s, h: None, False, "one number, not NoneType"),
-        (lambda k, s, h: "abc", False, "one number, not str"),
-        (lambda k, s, h: 1 / 0, False, "raised ZeroDivisionError"),
-        (None, False, "a function is asked for, not NoneType"),
     ],
 )
 def test_expected_gain(answer, passed, message):
@@ -156,9 +148,9 @@ def first_entry_only(names, read, score):
         (greedy, True, "each model was read once"),
         (keeps_a_list, False, "still in memory"),
         (by_the_kit, False, "still in memory"),
-        (reads_twice, False, "seven models were there, and 14 were read"),
+        (reads_twice, False, "seven models, and you read 14"),
         (lambda n, r, s: greedy(n, r, s, lambda a, b: a > b), False, "an equal score"),
-        (lambda n, r, s: greedy(n, r, s, share=0.5), False, "whose share"),
+        (lambda n, r, s: greedy(n, r, s, share=0.5), False, "which share"),
         (lambda n, r, s: greedy(n, r, s, lambda *_: True), False, "all models are in it"),
         (lambda n, r, s: greedy(n, r, s, lambda a, b: b < -9), False, "the first model alone"),
         (lambda n, r, s: greedy(n[::-1], r, s), False, "not those of Recipe 1"),
@@ -166,10 +158,8 @@ def first_entry_only(names, read, score):
         (lambda n, r, s: greedy(n, r, s) | {"n": torch.tensor(2.4)}, False, "counter"),
         (lambda n, r, s: {"w": greedy(n, r, s)["w"]}, False, r"the names \['n', 'w'\]"),
         (lambda n, r, s: greedy(n, r, s) | {"w": 1.19}, False, "'w' must stay a tensor"),
-        (lambda n, r, s: r("nobody"), False, "a model 'nobody' was asked for"),
-        (lambda n, r, s: None, False, "return one model"),
+        (lambda n, r, s: r("nobody"), False, "you asked for a model 'nobody'"),
         (lambda n, r, s: n[7], False, "raised IndexError"),
-        (17, False, "a function is asked for, not int"),
     ],
 )
 def test_thrifty_greedy(answer, passed, message):
@@ -213,20 +203,16 @@ def by_all_comparisons(pool, score):
 @pytest.mark.parametrize(
     ("answer", "passed", "message"),
     [
-        (top, True, r"^99\.[78] % right beside 97\.[67] % .* share of 1\.00 of 8 pools"),
+        (top, True, r"^99\.[78] % right, .* 97\.[67] %; .* share of 1\.00 of 8 pools"),
         (lambda pool, score: iter(["a", "b"]), True, "share of 1.00"),
         (lambda pool, score: top(pool, score, 1), False, r"share of 0\.00"),
         (by_all_comparisons, False, r"share of 0\.00"),
         (lambda pool, score: ["d", "e"], False, r"share of 0\.00"),
-        (lambda pool, score: list(pool)[:4], False, "one to three ingredients .* not 4"),
-        (lambda pool, score: [], False, "not 0"),
+        (lambda pool, score: list(pool)[:4], False, "one to three ingredients, not 4"),
         (lambda pool, score: ["a", "a"], False, "named twice"),
         (lambda pool, score: ["a", "z"], False, "'z' is none"),
         (lambda pool, score: [0, 1], False, "return names"),
-        (lambda pool, score: "abc", False, "a list of names, not str"),
-        (lambda pool, score: None, False, "a list of names, not NoneType"),
         (lambda pool, score: pool["nobody"], False, "raised KeyError"),
-        ([1, 2], False, "a function is asked for, not list"),
     ],
 )
 def test_choose(contest, answer, passed, message):
@@ -262,13 +248,3 @@ def test_integers_are_those_of_the_first(contest):
     check_choose(lambda pool, score: ["b", "c"], counted, held_out, tests)
     assert {int(n) for n in seen[::2]} == {1}
     assert all(n.dtype == torch.int64 for n in seen)
-
-
-def test_stubs_are_not_done_yet(contest):
-    def stub(*_):
-        raise NotImplementedError
-
-    others = [check(stub) for check in (check_add_tasks, check_expected_gain, check_thrifty_greedy)]
-    for verdict in (check_choose(stub, *contest), *others):
-        assert not verdict.passed
-        assert str(verdict).startswith("Not yet: write the function")

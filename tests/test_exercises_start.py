@@ -16,14 +16,6 @@ from wskit.exercises import (
 from wskit.spectra import spectrum
 
 
-def stub(*_):
-    raise NotImplementedError
-
-
-def raising(*_):
-    raise KeyError("layer")
-
-
 def right_permutation(weights, order):
     return {
         "0.weight": weights["0.weight"][order],
@@ -62,14 +54,10 @@ def in_place(move):
     [
         (right_permutation, True, "same function, other weights"),
         (by_product, True, "same function, other weights"),
-        (stub, False, "write the function in the cell above"),
-        (raising, False, "your function raised KeyError: 'layer'"),
-        (3, False, "a function is asked for, not int"),
-        (lambda w, o: None, False, "return a dict with the names"),
         (lambda w, o: {"0.weight": 1}, False, "return a dict with the names"),
         (lambda w, o: w | {"0.bias": torch.zeros(2)}, False, "'0.bias' must stay a tensor of"),
         (lambda w, o: dict(w), False, "no neuron has moved"),
-        (in_place(right_permutation), False, "the weights that were given have changed"),
+        (in_place(right_permutation), False, "you were given have changed"),
         (bias_forgotten, False, "A hidden neuron owns a part of three tensors"),
         (lambda w, o: {k: np.nan * W for k, W in w.items()}, False, "not finite"),
         (lambda w, o: w | {"0.bias": w["0.bias"] + 1}, False, "the function has changed"),
@@ -107,15 +95,9 @@ def right_count(checkpoint):
         (lambda c: len(floating(c)), False, "the number of tensors"),
         (lambda c: sum(int(np.prod(c.shape(n))) for n in c), False, "such as counters"),
         (lambda c: c.nbytes / 4, False, "four bytes"),
-        (lambda c: sum(sum(c.shape(n)) for n in floating(c)), False, "not to be added"),
+        (lambda c: sum(sum(c.shape(n)) for n in floating(c)), False, "do not add the sides"),
         (lambda c: right_count(c) - 1, False, "a scalar, of shape ()"),
         (lambda c: right_count(c) + 1, False, "a checkpoint of 69 weights gave 70"),
-        (lambda c: None, False, "return one number, not NoneType"),
-        (lambda c: np.nan, False, "return a finite number"),
-        (lambda c: "many", False, "return one number, not str"),
-        (raising, False, "raised KeyError"),
-        (stub, False, "write the function"),
-        ("many", False, "a function is asked for, not str"),
     ],
 )
 def test_count_weights(answer, passed, message):
@@ -166,15 +148,13 @@ def but_for(name, change):
         ),
         (lambda w, c: right_rescaling(w, 1 / c), False, "must be c[i] times as large"),
         (but_for("2.bias", lambda W, c: W / 2), False, "'2.bias' belongs to the out"),
-        (in_place(right_rescaling), False, "the weights that were given have changed"),
+        (in_place(right_rescaling), False, "you were given have changed"),
         (lambda w, c: dict(w), False, "no neuron has moved"),
         (lambda w, c: {k: np.nan * W for k, W in w.items()}, False, "not finite"),
         (but_for("2.weight", lambda W, c: np.inf * W), False, "not finite"),
         (lambda w, c: [w], False, "return a dict with the names"),
         (lambda w, c: w | {"2.weight": 3}, False, "'2.weight' must stay a tensor"),
         (lambda w, c: w["0.weight"] * c, False, "your function raised RuntimeError"),
-        (stub, False, "write the function"),
-        (None, False, "a function is asked for"),
     ],
 )
 def test_rescale_hidden(answer, passed, message):
@@ -305,11 +285,6 @@ def test_files_can_be_sorted_in_more_than_one_way(answer, weights):
         ),
         (lambda path, w: list(open_checkpoint(path)), "return one of 'same', 'other', 'refused'"),
         (lambda path, w: "Same", "return one of 'same', 'other', 'refused', not 'Same'"),
-        (lambda path, w: None, "not None"),
-        (lambda path, w: np.nan, "not nan"),
-        (raising, "raised KeyError"),
-        (stub, "write the function"),
-        ("same", "a function is asked for, not str"),
     ],
 )
 def test_files_sorted_wrong(answer, message, weights):
@@ -338,11 +313,3 @@ def test_an_answer_that_changes_the_weights_does_no_harm(weights):
 
     assert check_sort_file(careless, weights).passed
     assert all(torch.equal(weights[k], before[k]) for k in before)
-
-
-def test_no_check_tells_the_answer(weights):
-    for answer in (stub, raising, lambda *_: None):
-        for check in (check_permute_hidden, check_count_weights, check_rescale_hidden):
-            text = str(check(answer))
-            assert not any(part in text for part in ("[order]", "/ c", "numel", "prod", "69"))
-        assert "norm" not in str(check_sort_file(answer, weights))

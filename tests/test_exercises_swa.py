@@ -51,25 +51,12 @@ def first_tensor_only(a, n_a, b, n_b):
         (lambda a, n_a, b, n_b: {k: 0 * W for k, W in a.items()}, False, r"gave \[0.0, 0.0\]"),
         (first_tensor_only, False, "one tensor is right and another is not"),
         (in_place, False, "have changed"),
-        (lambda *_: None, False, "return a dict"),
-        (17, False, "a function is asked for, not int"),
     ],
 )
 def test_merge_means(answer, passed, message):
     verdict = check_merge_means(answer)
     assert verdict.passed is passed
     assert re.search(message, verdict.message), verdict.message
-
-
-def test_stubs_are_not_done_yet():
-    def stub(*_):
-        raise NotImplementedError
-
-    design = check_design(stub, runs(1), [TEST], rival=[{"w": torch.zeros(1)}])
-    others = [check(stub) for check in (check_ema_coefficients, check_settled_variance)]
-    for verdict in (check_merge_means(stub), design, *others):
-        assert not verdict.passed
-        assert "write the function" in verdict.message
 
 
 def shares(n, d):
@@ -95,10 +82,10 @@ def by_the_kit(n, d):
 @pytest.mark.parametrize(
     ("answer", "passed", "message"),
     [
-        (shares, True, "so much of each network is in the mean"),
-        (by_the_recursion, True, "so much of each"),
-        (by_the_kit, True, "so much of each"),
-        (lambda n, d: shares(n, d)[::-1], False, "turned round"),
+        (shares, True, "how much of each network is in the mean"),
+        (by_the_recursion, True, "how much of each"),
+        (by_the_kit, True, "how much of each"),
+        (lambda n, d: shares(n, d)[::-1], False, "reversed"),
         (lambda n, d: shares(n, 1 - d), False, "old and new are exchanged"),
         (lambda n, d: np.full(n, 1 / n), False, "plain mean of all, SWA"),
         (lambda n, d: (1 - d) * d ** np.arange(n)[::-1], False, "these sum to 0.67"),
@@ -110,12 +97,9 @@ def by_the_kit(n, d):
             "n = 9 and a decay of 0.3",
         ),
         (lambda n, d: [0.0] * (n - 1) + [1 - d] if n < 5 else shares(n, d), False, "n = 1 and"),
-        (lambda n, d: shares(n + 1, d), False, r"5 coefficients are needed, .* \(6,\)"),
-        (lambda n, d: shares(n, d) * np.nan, False, "finite numbers; these are"),
-        (lambda n, d: None, False, r"5 coefficients are needed, got an array of shape \(\)"),
-        (lambda n, d: "abc", False, "raised ValueError"),
+        (lambda n, d: shares(n + 1, d), False, r"5 numbers, .* \(6,\)"),
+        (lambda n, d: shares(n, d) * np.nan, False, "not finite"),
         (lambda n: n, False, "raised TypeError"),
-        ("abc", False, "a function is asked for, not str"),
     ],
 )
 def test_ema_coefficients(answer, passed, message):
@@ -152,12 +136,7 @@ def by_iteration(rate, h, noise):
         (lambda rate, h, noise: 7.0, False, "a noise of 1.5 gave 7;"),
         (lambda rate, h, noise: settled(rate, 2.4, noise), False, "wrong for a rate of 0.02"),
         (lambda *c: settled(*c) if c[0] < 1 else 0.0, False, "wrong for a rate of 1.2, h = 1.5"),
-        (lambda *c: np.nan, False, "a finite number, not nan"),
-        (lambda *c: None, False, "one number, not NoneType"),
-        (lambda *c: "abc", False, "one number, not str"),
         (lambda *c: np.ones(3), False, "one number, not ndarray"),
-        (lambda *c: 1 / 0, False, "raised ZeroDivisionError"),
-        (None, False, "a function is asked for, not NoneType"),
     ],
 )
 def test_settled_variance(answer, passed, message):
@@ -195,9 +174,8 @@ TEST = one_by_one(lambda w: {"loss": w["w"].square().sum(), "error": w["w"].abs(
         (lambda n: np.linspace(0.3, 0.0333333333333, n), True, "in 100% of 5 runs"),
         (lambda n: np.eye(n)[-1], False, "lower in 0% of 5 runs"),
         (np.ones, False, "these sum to 6"),
-        (lambda n: np.full(n, np.nan), False, "coefficients are finite numbers"),
-        (lambda n: [1.0], False, r"6 coefficients are needed, got an array of shape \(1,\)"),
-        (lambda n: "abc", False, "your function raised ValueError"),
+        (lambda n: np.full(n, np.nan), False, "not finite"),
+        (lambda n: [1.0], False, r"return 6 numbers, .* \(1,\)"),
     ],
 )
 def test_design(answer, passed, message):

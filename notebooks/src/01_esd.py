@@ -682,7 +682,7 @@ print(exercises.check_p_value(p_value))
 # <details><summary>Expected output 1.3</summary>
 #
 # ```text
-# Passed: small for structure, and of noise anything.
+# Passed: small where there is structure, and anything between 0 and 1 for noise.
 # ```
 #
 # </details>

@@ -617,7 +617,7 @@ print(exercises.check_recalibrate(set_right, foreign, other[1]))
 # <details><summary>Expected output 2.4</summary>
 #
 # ```text
-# Passed: a mean error of 0.082 beside 0.137, tau 0.69 beside 0.69.
+# Passed: the mean error is 0.082 and was 0.137; tau is 0.69 and was 0.69.
 # ```
 #
 # </details>

@@ -736,7 +736,7 @@ print(exercises.check_place(place, regions, hidden))
 # <details><summary>Expected output 3.5</summary>
 #
 # ```text
-# Passed: a loss of 0.125 beside 0.141 of the best corners, and lower in a share of 1.00 of 5 regions.
+# Passed: a loss of 0.125, where the best corners have 0.141; it is lower in a share of 1.00 of 5 regions.
 # ```
 #
 # </details>

@@ -696,7 +696,7 @@ print(exercises.check_ema_coefficients(ema_coefficients))
 # decay 0.80: the first of 40 has 0.000, as many count as in a mean of 9.0
 # decay 0.90: the first of 40 has 0.016, as many count as in a mean of 18.9
 # decay 0.95: the first of 40 has 0.135, as many count as in a mean of 23.0
-# Passed: so much of each network is in the mean.
+# Passed: that is how much of each network is in the mean.
 # ```
 #
 # </details>
@@ -751,7 +751,7 @@ print(exercises.check_settled_variance(variance))
 # 0.10                      0.02778      0.02784       0.00024
 # 0.30                      0.10714      0.10699       0.00025
 # 0.90                      2.25000      2.26167       0.00023
-# Passed: so far from the bottom SGD goes on walking.
+# Passed: that is how far from the bottom SGD goes on walking.
 # ```
 #
 # </details>
@@ -812,7 +812,7 @@ print(exercises.check_design(design, runs["constant"][1:], tests[1:], rival=swa[
 # <details><summary>Expected output 4.4</summary>
 #
 # ```text
-# Passed: 7.62 % of error beside 10.21 %, and lower in 100% of 9 runs.
+# Passed: an error of 7.62 %, where the rival has 10.21 %; it is lower in 100% of 9 runs.
 # ```
 #
 # </details>

@@ -711,7 +711,7 @@ print(exercises.check_add_tasks(add_tasks))
 #        plain_accuracy  turned_accuracy  mirrored_accuracy
 # two              77.0             71.9               71.8
 # three            83.4             65.5               68.2
-# Passed: every task counts, and the base once.
+# Passed: every task counts, and the base counts once.
 # ```
 #
 # </details>
@@ -765,7 +765,7 @@ print(exercises.check_expected_gain(expected_gain))
 #                1     2     3     4     6     8    12
 # as in a bowl  0.0  0.55  0.73  0.82  0.91  0.95  1.0
 # measured      0.0  0.58  0.75  0.83  0.92  0.96  1.0
-# Passed: so much lower is the loss of the mean.
+# Passed: that is how much lower the loss of the mean is.
 # ```
 #
 # </details>
@@ -876,8 +876,8 @@ print(exercises.check_choose(choose, *contest))
 # <details><summary>Expected output 5.4</summary>
 #
 # ```text
-# all 41 of six tried: 81.8 % right beside 80.7 % of the best single models, and better in a share of 0.71 of 28 pools.
-# Passed: 82.0 % right beside 80.7 % of the best single models, and better in a share of 0.75 of 28 pools.
+# all 41 of six tried: 81.8 % right, where the best single models have 80.7 %; it is better in a share of 0.71 of 28 pools.
+# Passed: 82.0 % right, where the best single models have 80.7 %; it is better in a share of 0.75 of 28 pools.
 # ```
 #
 # </details>

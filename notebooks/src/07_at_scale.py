@@ -533,7 +533,7 @@ print(exercises.check_safe_row(safe))
 # <details><summary>Expected output 7.1</summary>
 #
 # ```text
-# Passed: a row in any case, and the reason is in it.
+# Passed: there is a row in any case, and the reason is in it.
 # ```
 #
 # </details>

@@ -1,259 +1,201 @@
 """The self-checks of tutorial 03: regions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from wskit.exercises._verdict import AnswerError, Verdict, as_number, verdict_on
+from wskit.exercises._verdict import (
+    Answer,
+    AnswerError,
+    Weights,
+    as_number,
+    diagnose,
+    pass_if,
+    require,
+    self_check,
+)
 
 if TYPE_CHECKING:
     from wskit.landscape import Evaluator
 
-_READ = 0.9  # of the updates whose task must be read right
-_WON = 0.8  # of the regions, for a place to pass
+_READ = 0.9  # share of the updates whose task must be read right
+_WON = 0.8  # share of the regions in which a place must be better
 
 
-def check_update_cosine(update_cosine: object) -> Verdict:
+@self_check("the updates are compared, as two vectors.")
+def check_update_cosine(update_cosine: Answer) -> None:
     """Check exercise 3.1: ``update_cosine(a, b, base)`` is the cosine of two models' updates.
 
-    Parameters
-    ----------
-    update_cosine : callable
-        Takes three dicts of tensors; returns one number, of all their entries together.
-
-    Returns
-    -------
-    Verdict
+    It takes three dicts of tensors and returns one number, of all their entries together.
     """
-    return verdict_on(_update_cosine, update_cosine, "the updates are compared, as two vectors.")
-
-
-def _update_cosine(update_cosine: Callable[..., Any]) -> None:
     base = {"w": torch.tensor([[1.0, 1.0]]), "v": torch.tensor([2.0])}
-    updates = {"w": torch.tensor([[3.0, 0.0]]), "v": torch.tensor([4.0])}  # of length 5
-    others = {"w": torch.tensor([[0.0, 5.0]]), "v": torch.tensor([12.0])}  # of length 13
-    a, b = ({n: base[n] + u[n] for n in base} for u in (updates, others))
-    found = as_number(update_cosine(a, b, base))
-    wanted = 48 / (5 * 13)
-    if np.isclose(found, 48):
-        raise AnswerError("this is the product of the updates; how long are they?")
+    update = {"w": torch.tensor([[3.0, 0.0]]), "v": torch.tensor([4.0])}  # length 5
+    other = {"w": torch.tensor([[0.0, 5.0]]), "v": torch.tensor([12.0])}  # length 13
+    a, b = ({n: base[n] + u[n] for n in base} for u in (update, other))
+    found, right = as_number(update_cosine(a, b, base)), 48 / (5 * 13)
     flat = [torch.cat([w["w"].flatten(), w["v"]]) for w in (a, b)]
-    if np.isclose(found, (flat[0] @ flat[1] / flat[0].norm() / flat[1].norm()).item(), rtol=1e-4):
-        raise AnswerError("this compares the weights; what has training added to the base?")
-    if np.isclose(found, (0 + 1) / 2):
-        raise AnswerError("this is the mean over the tensors; they are parts of one vector.")
-    if np.isclose(found, np.arccos(wanted), rtol=1e-4):
-        raise AnswerError("this is the angle, in radians; its cosine is asked for.")
-    if not np.isclose(found, wanted, rtol=1e-4):
-        raise AnswerError(f"updates (3, 0, 4) and (0, 5, 12) gave {found:.3g}.")
+    hints = {
+        48: "this is the product of the updates; how long are they?",
+        float(torch.cosine_similarity(*flat, dim=0)): "this compares the weights; what has "
+        "training added to the base?",
+        (0 + 1) / 2: "this is the mean over the tensors; they are parts of one vector.",
+        np.arccos(right): "this is the angle in radians; return its cosine.",
+    }
+    otherwise = f"updates (3, 0, 4) and (0, 5, 12) gave {found:.3g}."
+    diagnose(found, right, hints, otherwise, rtol=1e-4)
 
 
-def check_read_task(read_task: object, updates: Any, task: Any, version: Any) -> Verdict:
+@self_check()
+def check_read_task(read_task: Answer, updates: Any, task: Any, version: Any) -> str:
     """Check exercise 3.2: ``read_task(update, updates, task)`` names the task of an update.
 
-    Parameters
-    ----------
-    read_task : callable
-        Takes one update, others as the rows of an array, and the tasks of these; returns the task
-        of the first.
-    updates : array of shape (models, weights)
-    task, version : array of shape (models,)
-        What each model was fine-tuned on. All models of one task and one version are held out
-        together.
-
-    Returns
-    -------
-    Verdict
-        Passed if nine of ten are right, of data sets that no other update has seen.
+    It takes one update, others as the rows of an array, and the tasks of these, and returns the
+    task of the first. `updates` has shape (models, weights); `task` and `version`, of shape
+    (models,), say what each model was fine-tuned on. All models of one task and version are held
+    out together. Nine of ten tasks must be read right.
     """
-    known = np.asarray(updates), np.asarray(task), np.asarray(version)
-    return verdict_on(lambda answer: _read_task(answer, *known), read_task, "")
-
-
-def _read_task(
-    read_task: Callable[..., Any], updates: np.ndarray, task: np.ndarray, version: np.ndarray
-) -> str:
-    rng, names, found = np.random.default_rng(0), set(task), []
+    updates, task, version = map(np.asarray, (updates, task, version))
+    rng, names, found = np.random.default_rng(0), sorted(set(task)), []
     for name, turned in sorted(set(zip(task, version, strict=True))):
         own = (task == name) & (version == turned)
         others = rng.permutation(np.flatnonzero(~own))
         for row in np.flatnonzero(own)[:2]:
             answer = read_task(updates[row].copy(), updates[others].copy(), task[others].copy())
-            if not isinstance(answer, str) or answer not in names:
-                raise AnswerError(f"return the name of a task, one of {', '.join(sorted(names))}.")
+            known = isinstance(answer, str) and answer in names
+            require(known, f"return the name of a task, one of {', '.join(names)}.")
             found.append((row, str(answer), answer == name))
     right = np.mean([correct for *_, correct in found])
     if right >= _READ:
         return f"a share of {right:.2f} is right, each on a data set that no other has seen."
-    words = f"a share of {right:.2f} is right, and {_READ:.2f} is the goal."
     lengths = {name: np.linalg.norm(updates[task == name], axis=1).mean() for name in names}
-    longest = max(lengths, key=lambda name: lengths[name])
+    longest = max(names, key=lambda name: lengths[name])
     mistaken = [longest in (answer, task[row]) for row, answer, correct in found if not correct]
-    if np.mean(mistaken) > 0.6:
-        words += f" Most mistakes have to do with {str(longest)!r}, whose updates are the longest."
-    raise AnswerError(words)
+    hint = f" Most mistakes involve {str(longest)!r}, whose updates are the longest."
+    raise AnswerError(
+        f"a share of {right:.2f} is right, and {_READ:.2f} is the goal."
+        + (hint if np.mean(mistaken) > 0.6 else "")
+    )
 
 
-def check_match_neurons(match_neurons: object) -> Verdict:
+@self_check("no other order is nearer.")
+def check_match_neurons(match_neurons: Answer) -> None:
     """Check exercise 3.3: ``match_neurons(A, B)`` is the order that brings B nearest to A.
 
-    Parameters
-    ----------
-    match_neurons : callable
-        Takes two arrays of shape (neurons, inputs); returns an order with the least squared
-        distance of ``B[order]`` to ``A``.
-
-    Returns
-    -------
-    Verdict
+    It takes two arrays of shape (neurons, inputs) and returns an order with the least squared
+    distance of ``B[order]`` from ``A``.
     """
-    return verdict_on(_match_neurons, match_neurons, "no other order is nearer.")
-
-
-def _match_neurons(match_neurons: Callable[..., Any]) -> None:
     rng = np.random.default_rng(4)
     A = rng.standard_normal((6, 8))
-    order = np.array([2, 0, 3, 4, 5, 1])  # another than its inverse
-    found = _order_of(match_neurons(A.copy(), A[order].copy()), A)
-    if np.array_equal(found, order):
-        raise AnswerError("this is the order that leads from A to B; the way back is asked for.")
-    if not np.array_equal(found, np.argsort(order)):
-        raise AnswerError("B was A in another order, and A was not found again.")
+    order = np.array([2, 0, 3, 4, 5, 1])  # not its own inverse
+    found = _as_order(match_neurons(A.copy(), A[order].copy()), 6)
+    hints = {tuple(order): "this is the order that leads from A to B; return the way back."}
+    otherwise = "B was A in another order, and A was not found again."
+    diagnose(found, np.argsort(order), hints, otherwise)
     for case in range(6):
-        scale = np.exp(rng.standard_normal((6, 1)))  # neurons of other lengths
+        scale = np.exp(rng.standard_normal((6, 1)))  # neurons of different lengths
         A = scale * (rng.standard_normal((6, 4)) + 1)
         B = A[rng.permutation(6)] + 0.7 * scale.mean() * rng.standard_normal(A.shape)
-        found = _order_of(match_neurons(A.copy(), B.copy()), A)
+        found = _as_order(match_neurons(A.copy(), B.copy()), 6)
         own = np.square(A - B[found]).sum()
         least = min(np.square(A - B[list(each)]).sum() for each in permutations(range(6)))
-        if own > least * (1 + 1e-9):
-            raise AnswerError(
-                f"pair {case + 1} of layers: the squared distance is {own:.3g}, and another order "
-                f"has {least:.3g}; all neurons must be considered together, with their lengths."
-            )
-
-
-def _order_of(found: Any, A: np.ndarray) -> np.ndarray:
-    order = np.asarray(found)
-    if order.shape != (len(A),) or order.dtype.kind not in "iu":
-        raise AnswerError(
-            f"return {len(A)} whole numbers, the row of B for each row of A, not the shape "
-            f"{order.shape} of {order.dtype}."
+        require(
+            own <= least * (1 + 1e-9),
+            f"pair {case + 1} of layers: the squared distance is {own:.3g}, and another order has "
+            f"{least:.3g}; consider all neurons together, with their lengths.",
         )
-    if set(order.tolist()) != set(range(len(A))):
-        raise AnswerError("each row of B must be taken once; some are taken twice, or never.")
+
+
+def _as_order(found: Any, n: int) -> np.ndarray:
+    order = np.asarray(found)
+    require(
+        order.shape == (n,) and order.dtype.kind in "iu",
+        f"return {n} whole numbers, the row of B for each row of A, not an array of shape "
+        f"{order.shape} and dtype {order.dtype}.",
+    )
+    once = sorted(order.tolist()) == list(range(n))
+    require(once, "take each row of B once; some are taken twice, or never.")
     return order
 
 
-def check_find_edge(find_edge: object) -> Verdict:
+@self_check()
+def check_find_edge(find_edge: Answer) -> str:
     """Check exercise 3.4: ``find_edge(loss, level)`` finds where a loss rises over a level.
 
-    Parameters
-    ----------
-    find_edge : callable
-        Takes a function of a distance, whose calls are counted, and a level; returns the distance
-        within 1 %.
-
-    Returns
-    -------
-    Verdict
-        Passed with at most 12 calls on average, over rays of several shapes and edges from 0.3
-        to 200.
+    It takes a function of a distance, whose calls are counted, and a level, and returns the
+    distance within 1 %. It may ask 12 times on average, over rays of several shapes and with edges
+    from 0.3 to 200.
     """
-    return verdict_on(_find_edge, find_edge, "")
-
-
-def _find_edge(find_edge: Callable[..., Any]) -> str:
     counts = []
     for i, edge in enumerate(np.geomspace(0.3, 200, 12)):
         power, calls, start = (1.0, 2.0, 6.0)[i % 3], 0, 0.1 * i
-        level = start + 1.0
 
-        def loss(alpha: float, edge: float = edge, power: float = power) -> float:
+        def loss(
+            alpha: float, edge: float = edge, power: float = power, start: float = start
+        ) -> float:
             nonlocal calls
             calls += 1
-            if calls > 200:
-                raise AnswerError("200 questions were not enough for one ray.")
-            return float(start + (abs(float(alpha)) / edge) ** power)  # noqa: B023 - called here
+            require(calls <= 200, "200 questions were not enough for one ray.")
+            return float(start + (abs(float(alpha)) / edge) ** power)
 
-        found = as_number(find_edge(loss, level))
-        if abs(found / edge - 1) > 0.01 + 1e-9:
-            raise AnswerError(
-                f"on ray {i + 1} of 12 the answer was {found:.4g}, which is "
-                f"{abs(found / edge - 1):.1%} off."
-            )
+        found = as_number(find_edge(loss, start + 1.0))
+        off = abs(found / edge - 1)
+        require(
+            off <= 0.01 + 1e-9,
+            f"on ray {i + 1} of 12 the answer was {found:.4g}, which is {off:.1%} off.",
+        )
         counts.append(calls)
-    words = f"{np.mean(counts):.1f} questions on average, {max(counts)} at most."
-    if np.mean(counts) > 12:
-        raise AnswerError(f"all edges are right, with {words} At most 12 are the goal.")
-    return f"all edges are right, with {words}"
+    mean = np.mean(counts)
+    words = f"all edges are right, with {mean:.1f} questions on average, {max(counts)} at most."
+    return pass_if(mean <= 12, words, "The goal is an average of 12 or less.")
 
 
+@self_check()
 def check_place(
-    place: object,
-    regions: Sequence[Mapping[str, Mapping[str, Tensor]]],
-    evaluate: "Evaluator",
-) -> Verdict:
+    place: Answer, regions: Sequence[Mapping[str, Weights]], evaluate: "Evaluator"
+) -> str:
     """Check exercise 3.5: ``place()`` is outside a triangle and better than its corners.
 
-    Parameters
-    ----------
-    place : callable
-        Returns three names of models and their shares, which sum to 1, as a dict.
-    regions : sequence of mapping of names to models
-        One a base, with the same names.
-    evaluate : Evaluator
-        With a loss, on images that the place was not chosen on.
-
-    Returns
-    -------
-    Verdict
-        Passed if the loss there is below that of all three corners: on average, and in four of
-        five regions.
+    It returns a dict of three names of models and their shares, which sum to 1. `regions` maps the
+    same names to models for each base; `evaluate` measures a loss on images that the place was not
+    chosen on. The loss must be below that of all three corners, on average and in four of five
+    regions.
     """
-    return verdict_on(lambda answer: _place(answer, regions, evaluate), place, "")
-
-
-def _place(
-    place: Callable[..., Any],
-    regions: Sequence[Mapping[str, Mapping[str, Tensor]]],
-    evaluate: "Evaluator",
-) -> str:
-    # Here, as it loads pandas and tqdm: a check of another exercise needs neither.
+    # Imported here because it loads pandas and tqdm, which other exercises do not need.
     from wskit.landscape import evaluate_mixtures
 
-    names, shares = _shares_of(place(), regions[0])
+    names, shares = _as_shares(place(), regions[0])
     at = np.vstack([shares, np.eye(3)])
-    losses = [
-        evaluate_mixtures(evaluate, [region[name] for name in names], at)["loss"].to_numpy()
-        for region in regions
-    ]
-    own, corners = np.array(losses)[:, 0], np.array(losses)[:, 1:].min(axis=1)
+    losses = np.array(
+        [
+            evaluate_mixtures(evaluate, [region[name] for name in names], at)["loss"].to_numpy()
+            for region in regions
+        ]
+    )
+    own, corners = losses[:, 0], losses[:, 1:].min(axis=1)
     won = (own < corners).mean()
     words = (
-        f"a loss of {own.mean():.3f} beside {corners.mean():.3f} of the best corners, and lower in "
-        f"a share of {won:.2f} of {len(own)} regions."
+        f"a loss of {own.mean():.3f}, where the best corners have {corners.mean():.3f}; it is "
+        f"lower in a share of {won:.2f} of {len(own)} regions."
     )
-    if own.mean() >= corners.mean() or won < _WON:
-        raise AnswerError(f"{words} These are images that the panel has not shown.")
-    return words
+    better = own.mean() < corners.mean() and won >= _WON
+    return pass_if(better, words, "These are images that the panel has not shown.")
 
 
-def _shares_of(found: Any, models: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
-    if not isinstance(found, Mapping) or len(found) != 3:
-        raise AnswerError("return a dict of three names of models and their shares.")
-    strange = [name for name in found if name not in models]
-    if strange:
-        raise AnswerError(f"there is no model {strange[0]!r:.40}; the panel lists their names.")
+def _as_shares(found: Any, models: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
+    three = isinstance(found, Mapping) and len(found) == 3
+    require(three, "return a dict of three names of models and their shares.")
+    for name in found:
+        known = name in models
+        require(known, f"there is no model {name!r:.40}; the panel lists their names.")
     shares = np.array([as_number(share) for share in found.values()])
-    if abs(shares.sum() - 1) > 1e-6:
-        raise AnswerError(
-            f"the shares sum to {shares.sum():.3g}; on the plane of the three they sum to 1."
-        )
-    if shares.min() > -0.01:
-        raise AnswerError("this place is inside of the triangle; outside, a share is negative.")
+    total = shares.sum()
+    require(
+        abs(total - 1) <= 1e-6,
+        f"the shares sum to {total:.3g}; on the plane of the three they sum to 1.",
+    )
+    outside = shares.min() <= -0.01
+    require(outside, "this place is inside the triangle; outside, a share is negative.")
     return list(found), shares

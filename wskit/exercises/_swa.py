@@ -1,111 +1,85 @@
 """The self-checks of tutorial 04: averages of weights."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from wskit.exercises._verdict import AnswerError, Verdict, as_number, verdict_on
+from wskit.exercises._verdict import (
+    Answer,
+    Weights,
+    as_array,
+    as_number,
+    check_counter,
+    check_model,
+    diagnose,
+    pass_if,
+    require,
+    self_check,
+    unchanged,
+)
 
 if TYPE_CHECKING:
     from wskit.averaging import Trajectory
     from wskit.landscape import Evaluator
 
-_WON = 0.8  # of the runs, for a design to pass
+_WON = 0.8  # share of the runs in which a design must be better
 
 
-def check_merge_means(merge_means: object) -> Verdict:
-    """Check exercise 4.1: ``merge_means(a, n_a, b, n_b)`` is the mean of two means' models.
+@self_check("each model counts once.")
+def check_merge_means(merge_means: Answer) -> None:
+    """Check exercise 4.1: ``merge_means(a, n_a, b, n_b)`` is the mean of the models of two means.
 
-    Parameters
-    ----------
-    merge_means : callable
-        Takes two dicts of tensors, each after it the number of models that it is the mean of;
-        returns the mean of all, whose integer tensors are those of the first.
-
-    Returns
-    -------
-    Verdict
+    It takes two dicts of tensors, each followed by the number of models that it is the mean of, and
+    returns the mean of all; integer tensors are those of the first.
     """
-    return verdict_on(_merge_means, merge_means, "each model counts once.")
-
-
-def _merge_means(merge_means: Callable[..., Any]) -> None:
     a = {"w": torch.tensor([1.0, 2.0]), "v": torch.tensor([[3.0]]), "n": torch.tensor(5)}
     b = {"w": torch.tensor([5.0, -2.0]), "v": torch.tensor([[7.0]]), "n": torch.tensor(8)}
-    before = {k: (a[k].clone(), b[k].clone()) for k in a}
-    found = merge_means(a, 3, b, 1)
-    if not isinstance(found, Mapping) or set(found) != set(a):
-        raise AnswerError(f"return a dict with the names {sorted(a)}.")
-    for k, W in found.items():
-        if not isinstance(W, Tensor) or W.shape != a[k].shape:
-            raise AnswerError(f"{k!r} must stay a tensor of shape {tuple(a[k].shape)}.")
-    if any(not torch.equal(a[k], x) or not torch.equal(b[k], y) for k, (x, y) in before.items()):
-        raise AnswerError("the means that were given have changed; make new tensors instead.")
-    if torch.allclose(found["w"], torch.tensor([3.0, 0.0])):
-        raise AnswerError("this is half of the way; but one mean is of more models than the other.")
-    if torch.allclose(found["w"], torch.tensor([4.0, -1.0])):
-        raise AnswerError("the numbers are exchanged: which mean stands for more models?")
-    if not torch.allclose(found["w"], torch.tensor([2.0, 1.0])):
-        raise AnswerError(
-            f"1 and 2 of three models, 5 and -2 of one more, gave {found['w'].tolist()}."
-        )
-    if not torch.allclose(found["v"], torch.tensor([[4.0]])):
-        raise AnswerError("one tensor is right and another is not; treat all of them alike.")
-    if found["n"].is_floating_point() or int(found["n"]) != 5:
-        raise AnswerError("'n' is a counter: it is the first dict's, and stays a whole number.")
-    if not torch.allclose(merge_means(a, 3, b, 0)["w"], a["w"]):
-        raise AnswerError("a mean of no models must change nothing.")
+    with unchanged(a, b):
+        found = merge_means(a, 3, b, 1)
+    check_model(found, a)
+    hints = {
+        (3.0, 0.0): "this is half of the way; but one mean is of more models than the other.",
+        (4.0, -1.0): "the numbers are exchanged: which mean stands for more models?",
+    }
+    otherwise = f"1 and 2 of three models, 5 and -2 of one more, gave {found['w'].tolist()}."
+    diagnose(found["w"], (2.0, 1.0), hints, otherwise)
+    alike = torch.allclose(found["v"], torch.tensor([[4.0]]))
+    require(alike, "one tensor is right and another is not; treat all of them alike.")
+    check_counter(found, a, "the first dict")
+    same = torch.allclose(merge_means(a, 3, b, 0)["w"], a["w"])
+    require(same, "a mean of no models must change nothing.")
 
 
-def check_ema_coefficients(coefficients: object) -> Verdict:
+@self_check("that is how much of each network is in the mean.")
+def check_ema_coefficients(coefficients: Answer) -> None:
     """Check exercise 4.2: ``coefficients(n, decay)`` holds the shares in an exponential mean.
 
-    Parameters
-    ----------
-    coefficients : callable
-        Takes the number of networks and the decay; returns as many numbers, the first network's
-        first.
-
-    Returns
-    -------
-    Verdict
+    It takes the number of networks and the decay, and returns as many numbers, the first network's
+    first.
     """
-    return verdict_on(_ema_coefficients, coefficients, "so much of each network is in the mean.")
-
-
-def _ema_coefficients(coefficients: Callable[..., Any]) -> None:
     n, d = 5, 0.8
-    c, right = _as_coefficients(coefficients(n, d), n), _exponential_mean(n, d)
+    found, right = as_array(coefficients(n, d), n), _exponential_mean(n, d)
     powers = d ** np.arange(n)[::-1]
-    wrong = (
-        (right[::-1], "the order is turned round; the first network's share comes first."),
-        (_exponential_mean(n, 1 - d), "old and new are exchanged: how much does a step keep?"),
-        (np.full(n, 1 / n), "this is the plain mean of all, SWA; an exponential one forgets."),
-        (
-            (1 - d) * powers,
-            f"these sum to {((1 - d) * powers).sum():.2f}, and a mean's must sum to 1: what is "
-            "the mean before its first step?",
-        ),
-        (
-            powers / powers.sum(),
-            "they sum to 1, but this mean treats all networks by one rule; here the first one is "
-            "where the mean begins.",
-        ),
+    total = (1 - d) * powers.sum()
+    hints = {
+        tuple(right[::-1]): "the order is reversed; the first network's share comes first.",
+        tuple(_exponential_mean(n, 1 - d)): "old and new are exchanged: how much does a step keep?",
+        (1 / n,) * n: "this is the plain mean of all, SWA; an exponential one forgets.",
+        tuple((1 - d) * powers): f"these sum to {total:.2f}, and the shares of a mean sum to 1: "
+        "what is the mean before its first step?",
+        tuple(powers / powers.sum()): "they sum to 1, but this mean treats all networks by one "
+        "rule; here the mean begins at the first one.",
+    }
+    otherwise = (
+        f"five networks and a decay of {d} gave {found.round(3).tolist()}; follow the recursion "
+        "for two networks, then for three."
     )
-    for value, words in wrong:
-        if np.allclose(c, value):
-            raise AnswerError(words)
-    if not np.allclose(c, right):
-        raise AnswerError(
-            f"five networks and a decay of {d} gave {c.round(3).tolist()}; follow the recursion "
-            "for two networks, then for three."
-        )
+    diagnose(found, right, hints, otherwise)
     for n, d in ((1, 0.8), (9, 0.3)):
-        if not np.allclose(_as_coefficients(coefficients(n, d), n), _exponential_mean(n, d)):
-            raise AnswerError(f"right for five networks, wrong for n = {n} and a decay of {d}.")
+        same = np.allclose(as_array(coefficients(n, d), n), _exponential_mean(n, d))
+        require(same, f"right for five networks, wrong for n = {n} and a decay of {d}.")
 
 
 def _exponential_mean(n: int, d: float) -> np.ndarray:
@@ -116,58 +90,35 @@ def _exponential_mean(n: int, d: float) -> np.ndarray:
     return np.asarray(mean)
 
 
-def _as_coefficients(value: Any, n: int) -> np.ndarray:
-    c = np.asarray(value, dtype=float)
-    if c.shape != (n,):
-        raise AnswerError(f"{n} coefficients are needed, got an array of shape {c.shape}.")
-    if not np.isfinite(c).all():
-        raise AnswerError(f"coefficients are finite numbers; these are {c.tolist()}.")
-    return c
+@self_check("that is how far from the bottom SGD goes on walking.")
+def check_settled_variance(variance: Answer) -> None:
+    """Check exercise 4.3: ``variance(rate, h, noise)`` of SGD around the bottom of a bowl.
 
-
-def check_settled_variance(variance: object) -> Verdict:
-    """Check exercise 4.3: ``variance(rate, h, noise)`` is that of SGD around the bottom of a bowl.
-
-    Parameters
-    ----------
-    variance : callable
-        Takes the learning rate, the curvature, and the standard deviation of the gradient's
-        noise; returns one number.
-
-    Returns
-    -------
-    Verdict
+    It takes the learning rate, the curvature, and the standard deviation of the gradient's noise,
+    and returns one number.
     """
-    return verdict_on(_settled_variance, variance, "so far from the bottom SGD goes on walking.")
-
-
-def _settled_variance(variance: Callable[..., Any]) -> None:
     rate, h, noise = 0.3, 2.4, 1.5
     found, right = as_number(variance(rate, h, noise)), _summed_noise(rate, h, noise)
     kept, step = 1 - rate * h, (rate * noise) ** 2
-    wrong = {
-        np.sqrt(right): "this is a standard deviation; the variance is asked for.",
+    hints = {
+        np.sqrt(right): "this is a standard deviation; return the variance.",
         right / noise: "the variance goes with the square of the noise: what if that is doubled?",
         right / rate: "the noise is multiplied by the rate: what does that do to its variance?",
-        h * right / 2: "this is the mean loss above the bottom; the variance of w is asked for.",
-        step: "this is the noise of one step alone; that of the steps before is still about.",
+        h * right / 2: "this is the mean loss above the bottom; return the variance of w.",
+        step: "this is the noise of one step alone; that of earlier steps is still there.",
         step / (1 - kept): "by what does a step shrink the variance, if it shrinks w by a factor?",
         rate * noise**2 / (2 * h): "this holds for very small rates; here the step is not small.",
         (noise / h) ** 2: "this does not depend on the rate; a single network's variance does.",
     }
-    for value, words in wrong.items():
-        if np.isclose(found, value):
-            raise AnswerError(words)
-    if not np.isclose(found, right):
-        raise AnswerError(
-            f"a rate of {rate}, h = {h} and a noise of {noise} gave {found:.4g}; once it has "
-            "settled, the variance is the same before and after a step."
-        )
+    otherwise = (
+        f"a rate of {rate}, h = {h} and a noise of {noise} gave {found:.4g}; once it has settled, "
+        "the variance is the same before and after a step."
+    )
+    diagnose(found, right, hints, otherwise)
     for case in ((0.02, 5.0, 0.5), (1.2, 1.5, 1.0)):
-        if not np.isclose(as_number(variance(*case)), _summed_noise(*case)):
-            raise AnswerError(
-                "right for one bowl, wrong for a rate of {}, h = {}, a noise of {}.".format(*case)
-            )
+        same = np.isclose(as_number(variance(*case)), _summed_noise(*case))
+        words = "right for one bowl, wrong for a rate of {}, h = {}, a noise of {}."
+        require(same, words.format(*case))
 
 
 def _summed_noise(rate: float, h: float, noise: float) -> float:
@@ -175,65 +126,39 @@ def _summed_noise(rate: float, h: float, noise: float) -> float:
     return float(((rate * noise * (1 - rate * h) ** np.arange(2000)) ** 2).sum())
 
 
+@self_check()
 def check_design(
-    design: object,
+    design: Answer,
     runs: "Sequence[Trajectory]",
     tests: "Sequence[Evaluator]",
     *,
-    rival: Sequence[Mapping[str, Tensor]],
-) -> Verdict:
+    rival: Sequence[Weights],
+) -> str:
     """Check exercise 4.4: ``design(epochs)`` is a better average of a run than the rival.
 
-    Parameters
-    ----------
-    design : callable
-        Takes a number of epochs; returns as many coefficients, which sum to 1.
-    runs : sequence of Trajectory
-        One a seed.
-    tests : sequence of Evaluator
-        Of each seed; "error" is among their measures.
-    rival : sequence of mapping of str to Tensor
-        A model for each seed.
-
-    Returns
-    -------
-    Verdict
-        Passed if the designed average has the lower mean error, and the lower error in eight of
-        ten seeds.
+    It takes a number of epochs and returns as many coefficients, which sum to 1. There is one run,
+    one test (with an "error" among its measures) and one rival model per seed. The designed average
+    must have the lower mean error, and the lower error in eight of ten seeds.
     """
-    return verdict_on(lambda answer: _design(answer, runs, tests, rival), design, "")
-
-
-def _design(
-    design: Callable[..., Any],
-    runs: "Sequence[Trajectory]",
-    tests: "Sequence[Evaluator]",
-    rival: Sequence[Mapping[str, Tensor]],
-) -> str:
-    # Here, as it loads pandas and tqdm: a check of another exercise needs neither.
+    # Imported here because it loads pandas and tqdm, which other exercises do not need.
     from wskit.landscape import evaluate_mixtures
 
     epochs = len(runs[0])
-    c = _as_coefficients(design(epochs), epochs)
-    if abs(c.sum() - 1) > 1e-6:
-        raise AnswerError(
-            f"the coefficients must sum to 1, and these sum to {c.sum():.3g}: the weights would "
-            "be scaled. Divide by the sum."
-        )
+    c = as_array(design(epochs), epochs)
+    require(
+        abs(c.sum() - 1) <= 1e-6,
+        f"the coefficients must sum to 1, and these sum to {c.sum():.3g}, which scales the "
+        "weights. Divide by the sum.",
+    )
     errors = []
     for run, test, other in zip(runs, tests, rival, strict=True):
         models = [run.model(row) for row in range(epochs)]
-        mine, theirs = (
-            evaluate_mixtures(test, these, of[None])["error"][0]
-            for these, of in ((models, c), ([other], np.ones(1)))
-        )
-        errors.append((mine, theirs))
+        mine = evaluate_mixtures(test, models, c[None])["error"][0]
+        errors.append((mine, evaluate_mixtures(test, [other], np.ones((1, 1)))["error"][0]))
     own, others = np.array(errors).T
     won = (own < others).mean()
     words = (
-        f"{own.mean():.2f} % of error beside {others.mean():.2f} %, and lower in {won:.0%} of "
-        f"{len(own)} runs."
+        f"an error of {own.mean():.2f} %, where the rival has {others.mean():.2f} %; it is lower "
+        f"in {won:.0%} of {len(own)} runs."
     )
-    if own.mean() >= others.mean() or won < _WON:
-        raise AnswerError(words)
-    return words
+    return pass_if(own.mean() < others.mean() and won >= _WON, words)
