@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,17 +51,17 @@ class Layout:
     partial: bool = False
     others: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of the vector."""
         return next(reversed(self.spans.values())).stop
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """Length of the vector without running statistics that lie at its end."""
         return max((s.stop for name, s in self.spans.items() if not is_statistic(name)), default=0)
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The vector's: float32, or float64 where a tensor in it is."""
         exact = any(self.dtypes[name] is torch.float64 for name in self.spans)
