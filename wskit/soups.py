@@ -18,7 +18,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,9 @@ from wskit.zoo import Zoo
 
 __all__ = ["Soup", "greedy_soup", "held_out_score", "learned_soup", "uniform_soup"]
 
-_Weights = Mapping[str, Tensor] | nn.Module
-_Ingredients = Mapping[str, _Weights] | Iterable[_Weights] | Zoo
-_Score = Callable[[Mapping[str, Tensor]], float]
+_Weights: TypeAlias = Mapping[str, Tensor] | nn.Module
+_Ingredients: TypeAlias = Mapping[str, _Weights] | Iterable[_Weights] | Zoo
+_Score: TypeAlias = Callable[[Mapping[str, Tensor]], float]
 
 _IMAGES_AT_ONCE = 1024
 
@@ -355,7 +355,7 @@ def learned_soup(
     layers = list(dict.fromkeys(layer.values()))
     alpha = torch.zeros(len(pool), len(layers), device=stack.device, requires_grad=True)
     beta = torch.ones((), device=stack.device, requires_grad=True)
-    optimizer = torch.optim.Adam([alpha, beta], lr=learning_rate)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in (alpha, beta)]
     rows = []
     for step in tqdm(range(steps + 1), disable=not progress, unit="step"):
         with torch.enable_grad():
@@ -366,11 +366,12 @@ def learned_soup(
             # The loss has no gradient with respect to running statistics, the vector's end.
             parameters = flat.detach()[: layout.n_parameters].requires_grad_()
             weights = layout.unflatten(flat.detach(), layout.others) | layout.unflatten(parameters)
-            optimizer.zero_grad()
+            alpha.grad = beta.grad = None
             rows.append((step, _backpropagate(own, weights, beta, x, y), beta.item()))
             if step < steps:
                 flat[: layout.n_parameters].backward(parameters.grad)
-                optimizer.step()
+                for p, moment in zip((alpha, beta), moments, strict=True):
+                    _update(p, moment, learning_rate, step + 1)
     history = pd.DataFrame(rows, columns=["step", "loss", "beta"])
     if not np.isfinite(history.loss).all():
         raise SoupError(
@@ -402,6 +403,16 @@ def _backpropagate(
         loss.backward(retain_graph=True)
         total += loss.item()
     return total
+
+
+def _update(p: Tensor, moments: tuple[Tensor, Tensor], rate: float, step: int) -> None:
+    """Step as torch.optim.Adam, whose own work takes longer than such small models' gradients."""
+    assert p.grad is not None
+    mean, square = moments
+    mean.lerp_(p.grad, 0.1)
+    square.lerp_(p.grad.square(), 0.001)
+    scale = (square / (1 - 0.999**step)).sqrt().add_(1e-8)
+    p.data.addcdiv_(mean, scale, value=-rate / (1 - 0.9**step))
 
 
 def _name_ingredients(ingredients: _Ingredients) -> dict[str, Mapping[str, Tensor]]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from wskit.averaging._merge import SUM_TOLERANCE, LinearMerge, read_entries
 from wskit.errors import AveragingError
 
 BASE = "the base"
-Weights = Mapping[str, Tensor] | nn.Module
+Weights: TypeAlias = Mapping[str, Tensor] | nn.Module
 
 _SAME_DIRECTION = 0.9995  # of |cos|: beyond, an arc is its chord but for rounding
 _SINGULAR = 1e-6  # of 1 + (n - 1) cos: below, the models' steps from the base cancel
@@ -235,8 +235,10 @@ def prepare(
     named = name_models(models, AveragingError)
     if base is not None:
         named = name_models({BASE: base, **named}, AveragingError)
-    options = {"error": AveragingError, "any_float": any_float, "keep_others": True}
-    return check_one_architecture(named, **options), named
+    layout = check_one_architecture(
+        named, error=AveragingError, any_float=any_float, keep_others=True
+    )
+    return layout, named
 
 
 def check_coefficients(coefficients: ArrayLike | None, n: int) -> list[float] | None:
