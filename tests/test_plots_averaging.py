@@ -66,7 +66,7 @@ def test_ten_groups_can_be_told_apart_and_numbers_have_their_columns_name(ax):
     plots.plot_mean_curves(table[:10], x="x", y="y", by="n_seeds", ax=ax)
     assert legend(ax)[:2] == ["n seeds 0", "n seeds 1"]
     assert len({(line.get_color(), line.get_ls()) for line in ax.get_lines()}) == 10
-    with pytest.raises(ValueError, match="11 groups by 'n_seeds', and 10 at most"):
+    with pytest.raises(ValueError, match=r"at most 10 groups .* got 11 by 'n_seeds'"):
         plots.plot_mean_curves(table, x="x", y="y", by="n_seeds", ax=ax)
 
 
@@ -92,18 +92,6 @@ def test_what_was_on_the_axes_before_stays_in_the_legend(ax):
     plots.plot_mean_curves(CURVES, x="epoch", y="test_error", by="model", ax=ax)
     assert legend(ax)[:2] == ["averaged", "SWA"]
     assert "span 'averaged': x 1 to 2" in plots.describe(ax)
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ({"y": "loss"}, "no column 'loss'; there is epoch, model, test_error"),
-        ({"by": "seed"}, "no column 'seed'; there is epoch, model, test_error"),
-    ],
-)
-def test_columns_that_are_not_there_are_named(ax, names, message):
-    with pytest.raises(ValueError, match=message):
-        plots.plot_mean_curves(CURVES, **({"x": "epoch", "y": "test_error"} | names), ax=ax)
 
 
 def test_nothing_to_draw_is_said(ax):

@@ -138,7 +138,6 @@ def soup_history(n=24):
 
 RNG = np.random.default_rng(0)
 CURVES = pd.DataFrame({"epoch": [0, 1] * 20, "by": np.repeat(range(10), 4), "loss": RNG.random(40)})
-SIMPLEX = pd.DataFrame(np.eye(3), columns=["a", "b", "c"]).assign(loss=[1.0, 2.0, 3.0])
 MODELS = pd.DataFrame({"x": RNG.random(9), "y": RNG.random(9), "kind": list("abcabcabc")})
 RECORDS = pd.DataFrame({"epoch": [0, 1], "train_accuracy": [0.1, 0.9], "test_accuracy": [0.1, 0.8]})
 PREDICTED = pd.DataFrame({"y": [0.1, 0.9], "predicted": [0.2, 0.8], "row": [0, 1]})
@@ -148,7 +147,6 @@ SIZES = SIZES.assign(r2_std=0.1, tau_std=0.1)
 SCORES = pd.DataFrame(RNG.random((3, 3)), index=list("abc"), columns=list("abc"))
 TRANSFER = pd.concat({"tau": SCORES, "r2": SCORES}, axis=1)
 MIXES = pd.DataFrame({"kind": ["ingredient", "ingredient", "soup"], "x": [1, 2, 3], "y": [3, 2, 1]})
-SHARES = pd.DataFrame(RNG.random((24, 24))).add_prefix("layer")
 ALPHAS = np.linspace(0, 1, 5)
 
 
@@ -157,7 +155,6 @@ def spectra(n):
 
 
 PICTURES = {
-    "plot_coefficients": lambda: plots.plot_coefficients(SHARES),
     "plot_distance_matrix": lambda: plots.plot_distance_matrix(np.eye(9), labels=list("abcdefghi")),
     "plot_esd": esd,
     "plot_esd_evolution": lambda: plots.plot_esd_evolution(spectra(3), [0, 1, 2]),
@@ -170,7 +167,6 @@ PICTURES = {
         LossPath(ALPHAS, {"loss": ALPHAS**2}, ("a", "b"), 1.0)
     ),
     "plot_loss_plane": plane,
-    "plot_loss_simplex": lambda: plots.plot_loss_simplex(SIMPLEX),
     "plot_mean_curves": lambda: plots.plot_mean_curves(CURVES, x="epoch", y="loss", by="by"),
     "plot_metric_by_depth": lambda: plots.plot_metric_by_depth(
         spectral_table(layers(), n_resamples=2)

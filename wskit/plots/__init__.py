@@ -1,16 +1,18 @@
-"""Results drawn on matplotlib Axes: a result in, Axes out; nothing is shown, nothing is saved."""
+"""Results drawn on matplotlib Axes: a result in, Axes out; nothing is shown, nothing is saved.
+
+Each function draws on `ax`, or on a new figure where that is None, and returns the Axes. Further
+keywords are options of one artist, which its docstring names.
+"""
 
 from wskit.plots._averaging import plot_mean_curves, plot_trajectory
 from wskit.plots._landscape import (
     plot_distance_matrix,
     plot_loss_path,
     plot_loss_plane,
-    plot_loss_simplex,
     plot_model_map,
 )
-from wskit.plots._soups import plot_coefficients, plot_greedy_path, plot_soup_scores
+from wskit.plots._soups import plot_greedy_path, plot_soup_scores
 from wskit.plots._spectra import (
-    EsdScale,
     plot_esd,
     plot_esd_evolution,
     plot_layers_grid,
@@ -31,9 +33,7 @@ from wskit.plots._zoo import (
 __all__ = [
     "PALETTE",
     "STYLE",
-    "EsdScale",
     "describe",
-    "plot_coefficients",
     "plot_distance_matrix",
     "plot_esd",
     "plot_esd_evolution",
@@ -44,7 +44,6 @@ __all__ = [
     "plot_learning_curve",
     "plot_loss_path",
     "plot_loss_plane",
-    "plot_loss_simplex",
     "plot_mean_curves",
     "plot_metric_by_depth",
     "plot_model_map",
@@ -56,3 +55,7 @@ __all__ = [
     "plot_transfer",
     "plot_xmin_scan",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,10 +13,9 @@ from numpy.typing import ArrayLike
 from wskit.plots._style import (
     COLORBLIND,
     PALETTE,
+    axes_in_style,
     legend_above,
     measure_name,
-    new_axes,
-    styled,
 )
 
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
@@ -33,39 +32,30 @@ def plot_mean_curves(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw the mean of one column against another, a line a group, with its spread.
+    """Draw the mean of one column against another, with its spread: one line per group.
 
-    For the error by epoch, or by the distance from a model, over several seeds.
+    It shows the error by epoch, say, over several seeds. The bands are one standard deviation
+    (divisor n - 1) to either side of the mean, where there are two rows or more. Groups keep the
+    order in which they come.
 
     Parameters
     ----------
     table : DataFrame
-        A row for each `x`, group and seed, in any order.
+        One row for each `x`, group and seed, in any order.
     x, y : str
         Columns of numbers. Rows without a `y` are left out.
     by : str, optional
-        Column whose values tell the groups apart, ten at most. None: all rows are one group.
+        Column with the groups, ten at most. None means that all rows are one group.
     unit : str, optional
-        Of losses: "nats" where they are cross-entropies. None writes none.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For all lines (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
-        The bands are one standard deviation (divisor n - 1) to either side of the mean, where
-        there are two rows or more. The groups are in the order in which they come.
+        Unit of losses, such as "nats" for cross-entropies.
+    ax, **kwargs
+        Where to draw, and options of all lines (`Axes.plot`).
 
     Raises
     ------
     ValueError
-        If a column is not there, there is no row to draw, or there are more than ten groups.
+        If there is no row to draw, or there are more than ten groups.
     """
-    for name in (x, y) if by is None else (x, y, by):
-        if name not in table:
-            raise ValueError(f"there is no column {name!r}; there is {', '.join(map(str, table))}.")
     rows = table[table[y].notna()]
     if rows.empty:
         raise ValueError(f"there is no row with a value of {y!r} to draw.")
@@ -76,11 +66,9 @@ def plot_mean_curves(
         }
     if len(groups) > len(COLORBLIND):
         raise ValueError(
-            f"there are {len(groups)} groups by {by!r}, and {len(COLORBLIND)} at most can be told "
-            "apart; choose some of them."
+            f"at most {len(COLORBLIND)} groups can be told apart, got {len(groups)} by {by!r}."
         )
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         named: list[Artist] = list(ax.get_legend_handles_labels()[0])
         spread = False
         for i, (label, group) in enumerate(groups.items()):
@@ -112,7 +100,7 @@ def plot_trajectory(
 ) -> Axes:
     """Draw the path of a training run on the plane of its first two principal components.
 
-    A unit is as long on both axes, so that distances can be compared.
+    Both axes have one scale, so that distances can be compared.
 
     Parameters
     ----------
@@ -126,19 +114,8 @@ def plot_trajectory(
     marks : mapping of str to array of shape (2,), optional
         Named points (x, y) in the same coordinates. The mean of some steps is at the mean of
         their rows.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the steps (`matplotlib.axes.Axes.scatter`).
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If there is only one component, or a mark is not a point of two coordinates.
+    ax, **kwargs
+        Where to draw, and options of the steps (`Axes.scatter`).
     """
     places = np.asarray(coordinates, dtype=float)[:, :2]
     if places.shape[1] < 2:
@@ -147,8 +124,7 @@ def plot_trajectory(
     for name, point in points.items():
         if point.shape != (2,):
             raise ValueError(f"the mark {name!r} must have shape (2,), got {point.shape}.")
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         ax.plot(*places.T, color=PALETTE["null"], lw=1, alpha=0.7, zorder=1, label="_path")
         style = {"c": np.asarray(steps), "cmap": "viridis", "s": 36, "lw": 0, "label": "steps"}
         ax.figure.colorbar(ax.scatter(*places.T, **(style | kwargs)), ax=ax, label="step")
@@ -170,5 +146,5 @@ def plot_trajectory(
 
 
 def _group(by: str, value: Any) -> str:
-    """Return what the legend says; a number says nothing without the column's name."""
+    """Return the label of a group; a number says nothing without the column's name."""
     return value if isinstance(value, str) else f"{by.replace('_', ' ')} {value}"

@@ -1,4 +1,4 @@
-"""Landscapes drawn: losses on a path, on a plane and in a triangle; distances; a map of models."""
+"""Landscapes drawn: losses on a path and on a plane, distances, a map of models."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,25 +12,21 @@ from numpy.typing import ArrayLike
 from wskit.plots._style import (
     COLORBLIND,
     PALETTE,
+    axes_in_style,
     legend_above,
     measure_name,
-    new_axes,
-    styled,
     write_beside,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wskit.landscape import LossPath, LossPlane
 
 _MARKERS = "osD^vPX*ph"
 _LEVELS = 21  # contours
-_SPAN = 10  # positive losses whose largest is more times the smallest have logarithmic levels
-_PATH = "loss-path"  # marks the lines of paths that are on the Axes already
+_SPAN = 10  # ratio of positive losses above which levels are logarithmic
+_PATH = "loss-path"  # marks the lines of paths already on the Axes
 _FLAT = 0.1  # of a triangle: its height over the picture's, below which names would collide
 _FEW = 40  # models that are named one by one beside a matrix
-_TRIANGLE = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 
 
 def plot_loss_path(
@@ -42,8 +38,9 @@ def plot_loss_path(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    r"""Draw a measure along the line through two models; they are marked.
+    """Draw a measure along the line through two models.
 
+    A circle marks the model at alpha = 0, a square the one at alpha = 1, where they were evaluated.
     For several paths in one picture, call it again with the same Axes.
 
     Parameters
@@ -52,27 +49,14 @@ def plot_loss_path(
     measure : str, default "loss"
         One of ``path.measures``.
     unit : str, optional
-        Of losses: "nats" where they are cross-entropies. None writes none.
+        Unit of losses, such as "nats" for cross-entropies.
     label : str, optional
-        Of the path, in the legend. None means the names of its ends.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the line (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
-        A circle is the model at alpha = 0, a square that at alpha = 1, where they were evaluated.
-
-    Raises
-    ------
-    ValueError
-        If there is no such measure.
+        Label of the path in the legend. None means the names of its ends.
+    ax, **kwargs
+        Where to draw, and options of the line (`Axes.plot`).
     """
-    values = _measured(path.measures, measure)
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    values = path.measures[measure]
+    with axes_in_style(ax) as ax:
         before = sum(line.get_gid() == _PATH for line in ax.get_lines())
         if not before:
             for at in (0, 1):
@@ -101,10 +85,11 @@ def plot_loss_plane(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw a measure on the plane through three models as contours; the models are named.
+    """Draw a measure on the plane through three models as contours, and name the models.
 
-    The picture of Garipov et al. 2018 (arXiv:1802.10026). Positive values that span more than a
-    factor of ten have logarithmic levels. What was not evaluated, or is not finite, is white.
+    The picture of Garipov et al. 2018 (arXiv:1802.10026), with the range of the measure in its
+    title. Positive values that span more than a factor of ten have logarithmic levels. Points that
+    were not evaluated, or are not finite, stay white.
 
     Parameters
     ----------
@@ -112,28 +97,15 @@ def plot_loss_plane(
     measure : str, default "loss"
         One of ``plane.measures``.
     unit : str, optional
-        Of losses: "nats" where they are cross-entropies. None writes none.
+        Unit of losses, such as "nats" for cross-entropies.
     point : array of shape (2,), optional
-        Coordinates of a point that is marked.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the filled contours (`matplotlib.axes.Axes.contourf`).
-
-    Returns
-    -------
-    Axes
-        Its title has the range of the measure.
-
-    Raises
-    ------
-    ValueError
-        If there is no such measure.
+        Coordinates of a point to mark.
+    ax, **kwargs
+        Where to draw, and options of the filled contours (`Axes.contourf`).
     """
-    values = np.asarray(_measured(plane.measures, measure), dtype=float)
+    values = np.asarray(plane.measures[measure], dtype=float)
     values = np.ma.masked_invalid(values)
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         known = values.compressed()
         if known.size:
             norm, levels = _levels(known)
@@ -164,73 +136,6 @@ def plot_loss_plane(
     return ax
 
 
-def plot_loss_simplex(
-    table: "pd.DataFrame",
-    *,
-    measure: str = "loss",
-    unit: str | None = None,
-    ax: Axes | None = None,
-    **kwargs: Any,
-) -> Axes:
-    """Draw points inside the triangle of three models, coloured by a measure.
-
-    Each corner is a model; a point's coefficients are its barycentric coordinates, so that all
-    triangles look the same, whatever the distances of their models.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Coefficients of three models, by name, before the column "loss" and other measures.
-    measure : str, default "loss"
-    unit : str, optional
-        Of losses: "nats" where they are cross-entropies. None writes none.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points (`matplotlib.axes.Axes.scatter`).
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If there are not three models, or there is no such measure.
-    """
-    columns = list(table)
-    names = columns[: columns.index("loss")] if "loss" in columns else []
-    if len(names) != 3:
-        raise ValueError(
-            "a triangle needs a table with the coefficients of three models before its column "
-            f"'loss', got {len(names)} in the columns {columns}."
-        )
-    values = np.asarray(
-        _measured({str(name): table[name].to_numpy() for name in columns[3:]}, measure), float
-    )
-    places = table[names].to_numpy(float) @ _TRIANGLE
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
-        ax.plot(*_TRIANGLE[[0, 1, 2, 0]].T, color=PALETTE["null"], lw=1.5, label="_triangle")
-        known = np.isfinite(values)
-        if known.any():
-            norm, _ = _levels(values[known])
-            style = {"c": values[known], "norm": norm, "cmap": "viridis", "s": 30, "lw": 0}
-            points = ax.scatter(*places[known].T, **(style | {"label": measure} | kwargs))
-            ax.figure.colorbar(points, ax=ax, label=measure_name(measure, unit))
-        if not known.all():
-            look = {"fc": "none", "ec": PALETTE["null"], "label": "not finite"}
-            ax.scatter(*places[~known].T, **look)
-        for name, corner, (x, y) in zip(names, _TRIANGLE, [(0, -9), (0, -9), (0, 9)], strict=True):
-            va = "top" if y < 0 else "bottom"
-            style = {"textcoords": "offset points", "ha": "center", "va": va, "parse_math": False}
-            ax.annotate(str(name), corner, (x, y), **style)
-        ax.set(aspect="equal", xlim=(-0.12, 1.12), ylim=(-0.12, 1.0))
-        ax.set_title(_title(measure, np.ma.masked_invalid(values)), parse_math=False)
-        ax.set_axis_off()
-    return ax
-
-
 def plot_distance_matrix(
     matrix: ArrayLike,
     *,
@@ -240,28 +145,22 @@ def plot_distance_matrix(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw how far apart models are, those of a group side by side.
+    """Draw how far apart models are, with the models of a group side by side.
 
-    The colours span the values off the diagonal, which is the same for all models.
+    The colours span the values off the diagonal, which are the ones that differ.
 
     Parameters
     ----------
     matrix : array of shape (models, models)
         Distances, cosines or angles.
     groups : iterable of length models, optional
-        What the models are ordered by, with lines between the groups, and named by.
+        Group of each model: they order the models, and are separated by lines and named.
     labels : iterable of str of length models, optional
-        Of the models, written where there are no groups and 40 models at most.
+        Names of the models, written where there are no groups and at most 40 models.
     measure : str, default "distance"
-        What the numbers are, for the colour bar.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the image (`matplotlib.axes.Axes.imshow`).
-
-    Returns
-    -------
-    Axes
+        Meaning of the numbers, for the colour bar.
+    ax, **kwargs
+        Where to draw, and options of the image (`Axes.imshow`).
 
     Raises
     ------
@@ -271,14 +170,13 @@ def plot_distance_matrix(
     values = np.asarray(matrix, dtype=float)
     n = len(values)
     if values.shape != (n, n):
-        raise ValueError(f"a square matrix is needed, got an array of shape {values.shape}.")
+        raise ValueError(f"the matrix must be square, got shape {values.shape}.")
     names = None if groups is None else _texts(groups, n, "group")
     written = None if labels is None else _texts(labels, n, "label")
     order = np.arange(n) if names is None else np.argsort(names, kind="stable")
     values = values[np.ix_(order, order)]
     off = values[~np.eye(n, dtype=bool) & np.isfinite(values)]
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         limits = {"vmin": off.min(), "vmax": off.max()} if off.size else {}
         style = {"cmap": "viridis", "interpolation": "nearest", "label": measure} | limits
         image = ax.imshow(values, **(style | kwargs))
@@ -319,28 +217,22 @@ def plot_model_map(
     points : array of shape (models, 2)
         Such as ``wskit.geometry.project_updates(distances).coordinates``.
     groups, markers : iterable of length models, optional
-        The data set and the task that each was trained on, say. Ten different ones at most.
+        Data set and task of each model, say; at most ten different ones.
     base : array of shape (2,), optional
-        Where the base is, which is marked and at the centre of the picture. None: there is none.
+        Place of the base, which is marked at the centre of the picture. None marks no base.
     chosen : mapping of str to int, optional
-        Names of models that are marked, and their rows.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points (`matplotlib.axes.Axes.scatter`).
-
-    Returns
-    -------
-    Axes
+        Names of models to mark, with their rows.
+    ax, **kwargs
+        Where to draw, and options of the points (`Axes.scatter`).
 
     Raises
     ------
     ValueError
-        If the points are not of shape (models, 2), or a grouping does not fit them.
+        If a grouping does not have one entry per model, or has more than ten different ones.
     """
     places = np.asarray(points, dtype=float)
-    if places.ndim != 2 or places.shape[1] != 2 or not len(places):
-        raise ValueError(f"points of shape (models, 2) are needed, got {places.shape}.")
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise ValueError(f"points must have shape (models, 2), got {places.shape}.")
     looks = {"groups": (groups, COLORBLIND), "markers": (markers, list(_MARKERS))}
     which: dict[str, np.ndarray] = {}
     legends: dict[str, dict[str, str]] = {}
@@ -348,13 +240,9 @@ def plot_model_map(
         which[key] = _texts([""] * len(places) if given is None else given, len(places), key[:-1])
         found = list(dict.fromkeys(which[key].tolist()))  # in the order in which they come
         if len(found) > len(available):
-            raise ValueError(
-                f"there are {len(found)} different {key}, and {len(available)} at most can be "
-                "told apart; take a coarser grouping."
-            )
+            raise ValueError(f"at most {len(available)} {key} can be told apart, got {len(found)}.")
         legends[key] = dict(zip(found, available, strict=False))
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         for group, color in legends["groups"].items():
             for kind, marker in legends["markers"].items():
                 rows = (which["groups"] == group) & (which["markers"] == kind)
@@ -380,7 +268,7 @@ def plot_model_map(
 
 
 def _map_legend(ax: Axes, legends: Mapping[str, Mapping[str, str]], has_base: bool) -> None:
-    """Name colours and markers once each, over the Axes."""
+    """Name each colour and each marker once, above the Axes."""
     dot = {"ls": "", "ms": 7}
     handles = [
         Line2D([], [], color=color, marker="o", label=group, **dot)
@@ -396,12 +284,6 @@ def _map_legend(ax: Axes, legends: Mapping[str, Mapping[str, str]], has_base: bo
         handles.append(Line2D([], [], color="black", marker="*", ls="", ms=11, label="base"))
     if handles:
         legend_above(ax, handles=handles)
-
-
-def _measured(measures: Mapping[str, Any], measure: str) -> Any:
-    if measure not in measures:
-        raise ValueError(f"there is no measure {measure!r}; there is {', '.join(measures)}.")
-    return measures[measure]
 
 
 def _title(measure: str, values: np.ma.MaskedArray) -> str:
@@ -427,5 +309,5 @@ def _levels(known: np.ndarray) -> tuple[Normalize, np.ndarray]:
 def _texts(values: Iterable[Any], n: int, what: str) -> np.ndarray:
     texts = [str(value) for value in values]
     if len(texts) != n:
-        raise ValueError(f"a {what} for each of the {n} models is needed, got {len(texts)}.")
+        raise ValueError(f"each of {n} models needs a {what}, got {len(texts)}.")
     return np.array(texts)

@@ -1,11 +1,11 @@
-"""Soups drawn: how a greedy one came about, what soups are worth, and what they are made of."""
+"""Soups drawn: how a greedy one came about, and what soups are worth."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from wskit.plots._style import COLORBLIND, PALETTE, legend_above, measure_name, new_axes, styled
+from wskit.plots._style import COLORBLIND, PALETTE, axes_in_style, legend_above, measure_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _INGREDIENT = "ingredient"
 _COLORS = [COLORBLIND[i] for i in (3, 0, 2, 4, 1, 5, 9, 8, 6)]  # grey is for the ingredients
 _MARKERS = "DosP^vX*p"
-_FEW = 24  # ingredients or layers that are named one by one
+_FEW = 24  # ingredients that are named one by one
 _LETTERS = 220  # points of height for all of their names
 _SLANTED: dict[str, Any] = {
     "rotation": 45,
@@ -26,32 +26,20 @@ _SLANTED: dict[str, Any] = {
 def plot_greedy_path(history: "pd.DataFrame", *, ax: Axes | None = None, **kwargs: Any) -> Axes:
     """Draw the held-out scores of a greedy soup, in the order in which ingredients were tried.
 
+    The line is the score of the soup after each step. Up to 24 ingredients are named.
+
     Parameters
     ----------
     history : DataFrame
-        Of `wskit.soups.greedy_soup`.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points of what was accepted (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
-        The line is the score of the soup after each step. Up to 24 ingredients are named.
-
-    Raises
-    ------
-    ValueError
-        If a column is not there, or there is no step.
+        ``history`` of `wskit.soups.greedy_soup`.
+    ax, **kwargs
+        Where to draw, and options of the accepted points (`Axes.plot`).
     """
-    _check(history, ["ingredient", "own_score", "held_out_score", "accepted"])
     step = np.arange(1, len(history) + 1)
     scores, own = (history[name].to_numpy(float) for name in ("held_out_score", "own_score"))
     kept = history["accepted"].to_numpy(bool)
     latest = np.maximum.accumulate(np.where(kept, np.arange(len(kept)), 0))
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         faint = {"color": PALETTE["null"], "lw": 1}
         ax.plot(step, own, **faint, marker="o", ms=4, label="the ingredient alone")
         line = {"color": PALETTE["data"], "lw": 1.5, "drawstyle": "steps-post"}
@@ -81,34 +69,24 @@ def plot_soup_scores(
     Parameters
     ----------
     table : DataFrame
-        A row a model. Its column "kind" says what it is: each "ingredient" is small and grey, any
-        other kind ("greedy soup", "ensemble", ...) has a colour and a marker of its own. Nine of
-        these can be told apart.
+        One row per model. Its column "kind" says what it is: an "ingredient" is small and grey, and
+        each other kind ("greedy soup", "ensemble" ...) has its own colour and marker; nine at most.
     x, y : str
         Columns of numbers.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points of all kinds but the ingredients (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
+    ax, **kwargs
+        Where to draw, and options of all points but the ingredients (`Axes.plot`).
 
     Raises
     ------
     ValueError
-        If a column is not there, there is no row, or there are too many kinds.
+        If there are too many kinds.
     """
-    _check(table, ["kind", x, y])
     kinds = [kind for kind in table["kind"].unique() if kind != _INGREDIENT]
     if len(kinds) > len(_COLORS):
         raise ValueError(
-            f"there are {len(kinds)} kinds of models, and {len(_COLORS)} at most can be told "
-            "apart; leave some out."
+            f"at most {len(_COLORS)} kinds of models can be told apart, got {len(kinds)}."
         )
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         singles = table[table["kind"] == _INGREDIENT]
         if len(singles):
             small = {"color": PALETTE["null"], "marker": "o", "ls": "", "ms": 5, "alpha": 0.7}
@@ -124,70 +102,6 @@ def plot_soup_scores(
     return ax
 
 
-def plot_coefficients(
-    coefficients: "pd.Series | pd.DataFrame", *, ax: Axes | None = None, **kwargs: Any
-) -> Axes:
-    """Draw what a soup is made of: a bar an ingredient, or colours where each layer has its own.
-
-    Parameters
-    ----------
-    coefficients : Series or DataFrame
-        ``soup.coefficients``: by ingredient; where it is a DataFrame, a column a layer.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the bars (`matplotlib.axes.Axes.barh`) or the image (`matplotlib.axes.Axes.imshow`).
-
-    Returns
-    -------
-    Axes
-        The first ingredient is on top. A line is at equal coefficients. Up to 24 ingredients and
-        layers are named.
-
-    Raises
-    ------
-    ValueError
-        If there is no coefficient.
-    """
-    n = len(coefficients)
-    if not coefficients.size:
-        raise ValueError("there are no coefficients to draw.")
-    place = np.arange(n)
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
-        if coefficients.ndim == 1:
-            label = {"label": "coefficient", "color": PALETTE["data"], "height": 0.7}
-            ax.barh(place, coefficients.to_numpy(float), **(label | kwargs))
-            ax.axvline(1 / n, color=PALETTE["null"], ls="--", lw=1.5, label="all equal")
-            ax.set(xlabel="coefficient", ylim=(n - 0.5, -0.5))
-            legend_above(ax)
-        else:
-            values = coefficients.to_numpy(float)
-            style = {"cmap": "viridis", "aspect": "auto", "vmin": min(0.0, values.min())}
-            style |= {"interpolation": "nearest", "label": "coefficient"}
-            image = ax.imshow(values, **(style | kwargs))
-            ax.figure.colorbar(image, ax=ax, label=f"coefficient (all equal: {1 / n:.3g})")
-            layers = [str(layer) for layer in coefficients.columns]
-            shown = layers if len(layers) <= _FEW else []
-            ax.set_xticks(range(len(shown)), shown, fontsize=_size(len(shown)), **_SLANTED)
-            ax.set(xlabel="layer")
-            ax.tick_params(length=0)
-            ax.spines[:].set_visible(False)
-        names = [str(name) for name in coefficients.index] if n <= _FEW else []
-        ax.set_yticks(range(len(names)), names, fontsize=_size(n), parse_math=False)
-        if not names:
-            ax.set_ylabel(f"{n} ingredients")
-    return ax
-
-
 def _size(n: int) -> float:
     """Return the size of the letters of n names on an axis."""
     return min(11.0, _LETTERS / max(n, 1))
-
-
-def _check(table: "pd.DataFrame", columns: list[str]) -> None:
-    for name in columns:
-        if name not in table:
-            raise ValueError(f"there is no column {name!r}; there is {', '.join(map(str, table))}.")
-    if table.empty:
-        raise ValueError("there is no row to draw.")

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from wskit.plots._style import PALETTE, legend_above, new_axes, no_formula, styled
+from wskit.plots._style import PALETTE, axes_in_style, legend_above, no_formula, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wskit.fits import MPFit, PowerLawFit
     from wskit.spectra import Spectrum
 
-EsdScale = Literal["log-log", "log-linear", "linear"]
+Scale = Literal["log-log", "log-linear", "linear"]
 
 
 def plot_esd(
@@ -29,7 +29,7 @@ def plot_esd(
     null: "Spectrum | None" = None,
     mp: "MPFit | None" = None,
     others: "Mapping[str, Spectrum] | None" = None,
-    scale: EsdScale = "log-log",
+    scale: Scale = "log-log",
     bins: int = 60,
     ax: Axes | None = None,
     **kwargs: Any,
@@ -39,38 +39,29 @@ def plot_esd(
     Parameters
     ----------
     spectrum : Spectrum
-        Its eigenvalues are drawn as a histogram whose bins are equal on the axis that is shown.
-        A logarithmic axis begins at 1e-5 of the largest eigenvalue at the least; the legend
-        says what share lies to the left of it.
+        Drawn as a histogram whose bins are equal on the axis that is shown. A logarithmic axis
+        begins at 1e-5 of the largest eigenvalue or above; the legend gives the share to its left.
     fit : PowerLawFit, optional
         Drawn as the tail's density, scaled by the share of eigenvalues in the tail, with xmin.
     null : Spectrum, optional
-        A second spectrum as an outline: the same weights shuffled, say.
+        Spectrum of the shuffled weights, drawn as an outline.
     mp : MPFit, optional
-        Drawn as the density of the bulk, scaled by the share of eigenvalues that are in it, with
-        a mark under each eigenvalue beyond its edge.
+        Drawn as the density of the bulk, scaled by the share of eigenvalues in it, with a mark
+        under each eigenvalue beyond its edge.
     others : mapping of str to Spectrum, optional
-        Spectra to compare with, by their labels: each as an outline. One is drawn solid, more in
-        different dashes.
+        Spectra to compare with, by label, drawn as outlines in different dashes.
     scale : {"log-log", "log-linear", "linear"}, default "log-log"
-        Of the eigenvalue axis and the density axis. In "log-linear" the density is that of
-        log10 of the eigenvalue, so that equal areas hold equally many eigenvalues.
+        Scales of the eigenvalue axis and the density axis. In "log-linear" the density is that
+        of log10 of the eigenvalue, so that equal areas hold equally many eigenvalues.
     bins : int, default 60
         Number of bins of the histogram.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the histogram (`matplotlib.axes.Axes.stairs`).
-
-    Returns
-    -------
-    Axes
+    ax, **kwargs
+        Where to draw, and options of the histogram (`Axes.stairs`).
     """
     log_x = scale != "linear"
     per_decade = scale == "log-linear"
     values = spectrum.eigenvalues
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         beside = [*([] if null is None else [null]), *(others or {}).values()]
         edges = _edges(np.concatenate([s.eigenvalues for s in [spectrum, *beside]]), bins, log_x)
         label = kwargs.pop("label", "eigenvalues")
@@ -117,20 +108,14 @@ def plot_xmin_scan(
     Parameters
     ----------
     curve : DataFrame
-        Of `wskit.fits.ks_curve`, with the columns xmin, ks and alpha.
+        Result of `wskit.fits.ks_curve`, with the columns xmin, ks and alpha.
     fit : PowerLawFit, optional
         Marked on both curves.
-    ax : Axes, optional
-        Where to draw; alpha gets an axis of its own on the right. None makes a new figure.
-    **kwargs
-        For the line of the KS distance.
-
-    Returns
-    -------
-    Axes
+    ax, **kwargs
+        Where to draw, and options of the line of the KS distance (`Axes.plot`). Alpha
+        has its own axis on the right.
     """
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         style = {"color": PALETTE["data"], "label": "KS distance (left)"}
         ax.plot(curve["xmin"], curve["ks"], **(style | kwargs))
         right = ax.twinx()
@@ -160,27 +145,25 @@ def plot_layers_grid(
     ----------
     spectra : sequence of Spectrum
     fits : sequence of PowerLawFit or None, optional
-        One a spectrum; None where there is none.
+        One per spectrum; None where there is none.
     columns : int, default 4
-        Pictures in a row.
+        Pictures per row.
     bins : int, default 40
-        Bins of each histogram.
+        Number of bins of each histogram.
 
     Returns
     -------
     fig : Figure
     axs : array of Axes, of shape (rows, columns)
-        The last ones are hidden where the spectra do not fill the row.
+        Those without a spectrum are hidden.
     """
-    if not spectra:
-        raise ValueError("a grid needs at least one spectrum, got none")
     rows = -(-len(spectra) // columns)
     laws = [None] * len(spectra) if fits is None else fits
     with styled(None):
         size = (2.6 * columns, 2.3 * rows)
         share = {"sharex": True, "sharey": True, "squeeze": False}
         fig, axs = plt.subplots(rows, columns, figsize=size, **share)
-        for ax, s, fit in zip(axs.flat, spectra, laws, strict=False):
+        for ax, s, fit in zip(axs.flat[: len(spectra)], spectra, laws, strict=True):
             plot_esd(s, fit=fit, bins=bins, ax=ax)
             ax.get_legend().remove()
             title = s.name
@@ -203,21 +186,14 @@ def plot_metric_by_depth(
     Parameters
     ----------
     table : DataFrame
-        Of `wskit.features.spectral_table`. Layers with a `warning` are drawn hollow; where the
-        metric is alpha and the table has its interval, that is drawn too.
+        Result of `wskit.features.spectral_table`. Layers with a `warning` are hollow. The interval
+        of alpha is drawn if the table has it.
     metric : str, default "alpha"
         The column.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
+    ax, **kwargs
+        Where to draw, and options of the points (`Axes.plot`).
     """
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         depth = np.arange(len(table))
         values = table[metric].to_numpy(dtype=float, na_value=np.nan)
         doubt = (
@@ -256,31 +232,21 @@ def plot_esd_evolution(
     Parameters
     ----------
     spectra : sequence of Spectrum
-        Of the same layer.
+        Spectra of one layer.
     steps : array of shape (n_spectra,)
-        Their numbers.
+        Number of each step.
     step_name : str, default "epoch"
-        What the steps are, for the legend.
+        Name of a step in the legend.
     bins : int, default 40
-        Bins of each histogram; they are the same for all.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For each outline (`matplotlib.axes.Axes.stairs`).
-
-    Returns
-    -------
-    Axes
+        Number of bins, which are the same for all.
+    ax, **kwargs
+        Where to draw, and options of each outline (`Axes.stairs`).
     """
-    numbers = np.atleast_1d(np.asarray(steps, dtype=float))
-    if len(spectra) != numbers.size or not numbers.size:
-        raise ValueError(f"spectra need a step each, got {len(spectra)} and {numbers.size}")
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         edges = _edges(np.concatenate([s.eigenvalues for s in spectra]), bins, log_x=True)
         shades = np.linspace(0, 1, len(spectra) + 2)[1:-1]  # neither the darkest nor the palest
         colors = [to_hex(color) for color in plt.colormaps["viridis"](shades)]
-        for s, step, color in zip(spectra, numbers, colors, strict=True):
+        for s, step, color in zip(spectra, np.asarray(steps, dtype=float), colors, strict=True):
             density = _density(s.eigenvalues, edges, per_decade=False)
             style = {"color": color, "lw": 1.5, "label": f"{step_name} {step:g}"}
             ax.stairs(density, edges, **(style | kwargs))
@@ -313,7 +279,7 @@ def _draw_mp(
 
 
 def _edges(eigenvalues: np.ndarray, bins: int, log_x: bool) -> np.ndarray:
-    """Bin edges over what is shown; the last one is just above the largest eigenvalue."""
+    """Return the edges of bins; the last one is just above the largest eigenvalue."""
     high = eigenvalues.max() * (1 + 1e-9) or 1.0
     if not log_x:
         return np.linspace(0, high, bins + 1)

@@ -1,6 +1,7 @@
-"""The look of the kit's pictures, and what a picture shows in words."""
+"""The look of the kit's pictures, and what a picture shows, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -29,10 +30,7 @@ PALETTE = {
     "accent": COLORBLIND[2],  # green: a point to look at
     "other": COLORBLIND[4],  # purple: what it is compared with
 }
-"""What each colour means, in all pictures.
-
-The colours differ for every kind of colour vision, and in grey.
-"""
+"""What each colour means in all pictures; they differ for every colour vision, and in grey."""
 
 _INK = ".15"
 STYLE: dict[str, Any] = {
@@ -71,7 +69,7 @@ _HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # a name is r
 
 
 def describe(figure: Figure | Axes) -> str:
-    """Say in words and numbers what a figure shows, for the eye that cannot see it and for a test.
+    """Return what a figure shows in words and numbers, for readers who cannot see it and for tests.
 
     Parameters
     ----------
@@ -80,9 +78,9 @@ def describe(figure: Figure | Axes) -> str:
     Returns
     -------
     str
-        A line for each Axes, and a line for each labelled or data-carrying artist in it: lines,
-        histograms, spans, points, error bars, bands and images, with the range of what they show to
-        three digits. Then the texts in it, and the ticks that are names.
+        One line for each Axes, followed by one for each artist with a label or data: lines,
+        histograms, spans, points, error bars, bands and images, with the range of what they show
+        to three digits. Then the texts, and the ticks that are names.
 
     Examples
     --------
@@ -96,7 +94,8 @@ def describe(figure: Figure | Axes) -> str:
     return "\n".join(line for ax in axes for line in _describe_axes(ax))
 
 
-def styled(ax: Axes | None) -> Any:
+def styled(ax: Axes | None) -> AbstractContextManager[None]:
+    """Return a context in the kit's style; None means that a figure will be made in it."""
     if ax is None:
         # The first figure sets up the backend, in a notebook the interactive one: were that
         # inside the context, leaving the context would undo it, and no later figure would show.
@@ -104,12 +103,15 @@ def styled(ax: Axes | None) -> Any:
     return mpl.rc_context(STYLE)
 
 
-def new_axes() -> Axes:
-    return plt.figure().add_subplot()
+@contextmanager
+def axes_in_style(ax: Axes | None) -> Iterator[Axes]:
+    """Yield the Axes, or those of a new figure, in the kit's style."""
+    with styled(ax):
+        yield plt.figure().add_subplot() if ax is None else ax
 
 
 def measure_name(measure: str, unit: str | None = None) -> str:
-    """Return what an axis says; `unit` is that of losses, which only the caller knows."""
+    """Return the label of an axis; `unit` is that of losses, which only the caller knows."""
     in_unit = f" in {unit}" if unit and measure.endswith("loss") else ""
     return measure.replace("_", " ") + in_unit
 
@@ -131,7 +133,7 @@ _SIDES: dict[str, dict[str, Any]] = {
 
 
 def write_beside(ax: Axes, at: np.ndarray, text: str, side: str = "right") -> None:
-    """Write a name beside a point: on its right or left, above or below it."""
+    """Write a name to the right or left of a point, above or below it."""
     style = {"textcoords": "offset points", "path_effects": _HALO, "clip_on": True}
     ax.annotate(text, at, **(style | _SIDES[side]), fontsize=11, parse_math=False)
 
@@ -143,10 +145,10 @@ def legend_above(
     room: float = 1.0,
     title: str | None = None,
 ) -> None:
-    """Put the legend over the Axes, where it hides no point, in as many columns as fit.
+    """Put the legend above the Axes, where it hides no point, in as many columns as fit.
 
-    `handles` are what it names, None means all that has a label. `room` is the share of the Axes'
-    width that is left: a legend that is wider would have the layout squeeze the Axes to nothing.
+    It names `handles`, or all artists with a label. `room` is the share of the Axes' width that it
+    may take: a wider legend would make the layout squeeze the Axes to nothing.
     """
     size = 9
     named = ax.get_legend_handles_labels()[0] if handles is None else list(handles)
@@ -168,7 +170,7 @@ def legend_above(
     )
     for handle in legend.legend_handles:
         if isinstance(handle, PathCollection):
-            handle.set(alpha=1, sizes=[30])  # those of thousands of points are hardly seen
+            handle.set(alpha=1, sizes=[30])  # points of thousands are too small and pale
 
 
 def _describe_axes(ax: Axes) -> list[str]:
@@ -218,7 +220,7 @@ def _describe_axes(ax: Axes) -> list[str]:
 
 
 def _describe_collection(collection: Any) -> list[str]:
-    """Describe points; and what is drawn by its outline, if it has a label."""
+    """Describe points, and labelled artists that are drawn by their outlines."""
     label = _label(collection)
     if isinstance(collection, PathCollection):
         x, y = np.asarray(collection.get_offsets(), dtype=float).reshape(-1, 2).T
@@ -251,7 +253,7 @@ def _range(values: np.ndarray) -> str:
 
 
 def no_formula(text: str) -> str:
-    """Escape dollar signs: no name in a file is a formula."""
+    """Escape dollar signs, since a name in a file is not a formula."""
     return text.replace("$", r"\$")
 
 
@@ -266,7 +268,7 @@ _SYMBOLS = {
 
 
 def _plain(text: str) -> str:
-    """Mathtext as one would read it aloud."""
+    """Return mathtext as one would read it aloud."""
     for symbol, word in _SYMBOLS.items():
         text = text.replace(symbol, word)
     return text.replace("$", "")

@@ -12,22 +12,21 @@ from numpy.typing import ArrayLike
 from wskit.plots._style import (
     COLORBLIND,
     PALETTE,
+    axes_in_style,
     legend_above,
-    new_axes,
     no_formula,
     readable_on,
-    styled,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _METRICS = {"r2": r"$R^2$", "tau": r"Kendall's $\tau$"}
-_CATEGORIES = len(COLORBLIND)  # as many as have a colour; each has a marker of its own as well
+_CATEGORIES = len(COLORBLIND)
 _MARKERS = "osD^vPX*ph"
-_FEW = 6  # so many different numbers are drawn as categories
-_DECADES = 2  # a column of positive numbers that spans more is drawn on a logarithmic scale
-_TILES = 64  # kernels in a picture
+_FEW = 6  # different numbers that are drawn as categories
+_DECADES = 2  # span of positive numbers above which a scale is logarithmic
+_TILES = 64  # kernels per picture
 _Z90 = 1.645  # standard errors on either side of a mean: 90 % of a normal distribution
 
 
@@ -42,50 +41,37 @@ def plot_models(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw the models of a zoo as points: a column against another, coloured by a third.
+    """Draw the models of a zoo as points: one column against another, coloured by a third.
 
-    A column of positive numbers that spans more than two decades has a logarithmic scale.
+    A column of positive numbers that spans more than two decades has a logarithmic scale. The
+    legend counts the models of each entry, including those that have no place.
 
     Parameters
     ----------
-    table : DataFrame of a row a model
-        A zoo's records, its features, or both side by side.
+    table : DataFrame
+        One row per model: a zoo's records, its features, or both side by side.
     x, y : str
         Columns of numbers.
     colour : str, optional
-        Column. Of more than six different numbers, a colour bar; of fewer, or of ten texts at
-        most, a colour and a marker for each.
+        Column. More than six different numbers have a colour bar; fewer numbers, or up to ten
+        strings, have a colour and a marker each.
     selected : array of bool of shape (models,), optional
-        The others are grey. None selects all.
+        Models that are not grey. None selects all.
     chosen : int, optional
-        Position of a row that is marked.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points (`matplotlib.axes.Axes.scatter`).
-
-    Returns
-    -------
-    Axes
-        The legend says how many models each entry has, those that have no place included.
+        Position of a row to mark.
+    ax, **kwargs
+        Where to draw, and options of the points (`Axes.scatter`).
 
     Raises
     ------
     ValueError
-        If a column is missing, is not of numbers, or has too many texts for its colours.
+        If a column has more strings than there are colours.
     """
-    for name in (x, y, *([] if colour is None else [colour])):
-        if name not in table:
-            raise ValueError(f"the table has no column {name!r}.")
-    for name in (x, y):
-        if not _is_numeric(table[name]):
-            raise ValueError(f"column {name!r} holds no numbers, and cannot be a place.")
     horizontal, vertical = (table[name].to_numpy(float, na_value=np.nan) for name in (x, y))
     shown = np.ones(len(table), bool) if selected is None else np.asarray(selected, bool)
     placed = np.isfinite(horizontal) & np.isfinite(vertical)
 
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         size = 36.0 if len(table) < 300 else 16.0
 
         def draw(rows: np.ndarray, label: str, **style: Any) -> Any:
@@ -139,41 +125,28 @@ def plot_training_curve(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw how one training run went, on the training and on the test images.
+    """Draw the accuracy or loss of one training run by epoch, on training and on test images.
 
     Parameters
     ----------
     records : DataFrame
-        The rows of one run in a zoo's table, with the columns epoch and ``train_accuracy``,
-        ``test_accuracy`` (or ``train_loss``, ``test_loss``); one of the two will do.
+        Rows of one run in a zoo's table, with the columns epoch and ``train_accuracy`` or
+        ``test_accuracy`` (``train_loss`` or ``test_loss``), or both.
     metric : {"accuracy", "loss"}, default "accuracy"
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For both lines (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If neither column is there.
+    ax, **kwargs
+        Where to draw, and options of both lines (`Axes.plot`).
     """
     rows = records.sort_values("epoch")
-    parts = [part for part in ("train", "test") if f"{part}_{metric}" in rows]
-    if not parts:
-        raise ValueError(f"the table has neither train_{metric} nor test_{metric}.")
     looks = {
         "train": {"color": PALETTE["other"], "marker": "s", "ls": "--"},
         "test": {"color": PALETTE["data"], "marker": "o"},
     }
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
-        for part in parts:
+    with axes_in_style(ax) as ax:
+        for part, look in looks.items():
+            if f"{part}_{metric}" not in rows:
+                continue
             values = rows[f"{part}_{metric}"].to_numpy(float, na_value=np.nan)
-            style = {"label": part, "ms": 5} | looks[part]
+            style = {"label": part, "ms": 5} | look
             ax.plot(rows["epoch"].to_numpy(float), values, **(style | kwargs))
         ax.set(xlabel="epoch", ylabel="loss in nats" if metric == "loss" else metric)
         legend_above(ax)
@@ -186,28 +159,15 @@ def plot_kernels(W: ArrayLike, *, name: str = "", ax: Axes | None = None, **kwar
     Parameters
     ----------
     W : array of shape (O, I, height, width) or (O, I)
-        Of a convolution, the kernel of each pair of filter and input channel is a tile; of a
-        dense layer, the weights of each unit, where I is a square number (the pixels of a square
-        image), and else the matrix is one picture. The first 64 tiles are drawn.
+        In a convolution, each pair of filter and input channel is a tile. In a dense layer, each
+        unit is a tile where I is a square number (the pixels of a square image); elsewhere the
+        matrix is one picture. The first 64 tiles are drawn.
     name : str, optional
-        Of the layer, for the title.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the image (`matplotlib.axes.Axes.imshow`).
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If `W` has neither two nor four dimensions.
+        Name of the layer, for the title.
+    ax, **kwargs
+        Where to draw, and options of the image (`Axes.imshow`).
     """
     values = np.asarray(W, dtype=float)
-    if values.ndim not in (2, 4):
-        raise ValueError(f"weights of shape (O, I, height, width) or (O, I), got {values.shape}.")
     side = math.isqrt(values.shape[1])
     if values.ndim == 4:
         tiles = values.reshape(-1, *values.shape[2:])
@@ -222,8 +182,7 @@ def plot_kernels(W: ArrayLike, *, name: str = "", ax: Axes | None = None, **kwar
     for i, tile in enumerate(tiles[:n]):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         picture[top : top + height, left : left + width] = tile
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         largest = np.abs(tiles[:n][np.isfinite(tiles[:n])]).max(initial=0) or 1.0
         style = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest, "label": "weights"}
         image = ax.imshow(picture, **(style | {"interpolation": "nearest"} | kwargs))
@@ -243,29 +202,22 @@ def plot_predictions(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw true against predicted accuracy; a good predictor's points are on the diagonal.
+    """Draw true against predicted accuracy; the points of a good predictor are on the diagonal.
 
     Parameters
     ----------
     predictions : DataFrame
-        With the columns y and predicted: those of `wskit.predictors.evaluate`, say.
+        The columns y and predicted, as of `wskit.predictors.evaluate`.
     calibration : DataFrame, optional
-        Of `wskit.predictors.calibration`, drawn over the points: the mean of the true accuracies
-        in each bin with its 90 % interval, 1.645 standard errors to either side.
+        Result of `wskit.predictors.calibration`, drawn over the points: the mean true accuracy in
+        each bin with its 90 % interval, 1.645 standard errors to either side.
     chosen : int, optional
-        What the column ``row`` says of the model that is marked.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points (`matplotlib.axes.Axes.scatter`).
-
-    Returns
-    -------
-    Axes
+        Value in the column ``row`` of the model to mark.
+    ax, **kwargs
+        Where to draw, and options of the points (`Axes.scatter`).
     """
     y, predicted = (predictions[name].to_numpy(float) for name in ("y", "predicted"))
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         few = y.size < 300
         style = {"color": PALETTE["data"], "s": 24 if few else 10, "alpha": 0.6 if few else 0.3}
         ax.scatter(predicted, y, **(style | {"lw": 0, "label": f"held-out ({y.size})"} | kwargs))
@@ -293,26 +245,19 @@ def plot_importance(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draw how much worse predictions are with a layer's columns shuffled, first layer on top.
+    """Draw how much worse predictions get when a layer's columns are shuffled, first layer on top.
 
     Parameters
     ----------
     table : DataFrame
-        Of `wskit.predictors.importance_by_layer`.
+        Result of `wskit.predictors.importance_by_layer`.
     metric : {"r2", "tau"}, default "r2"
-        The score whose drop is drawn, with a standard deviation over splits and repeats to
-        either side.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the points (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
+        Score whose drop is drawn, with one standard deviation over splits and repeats to either
+        side.
+    ax, **kwargs
+        Where to draw, and options of the points (`Axes.plot`).
     """
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         drop, spread = table[f"{metric}_drop"].to_numpy(), table[f"{metric}_drop_std"].to_numpy()
         place, color = np.arange(len(table)), PALETTE["data"]
         ax.axvline(0, color=PALETTE["null"], ls="--", lw=1.5, label="no drop")
@@ -327,28 +272,21 @@ def plot_importance(
 
 
 def plot_learning_curve(table: "pd.DataFrame", *, ax: Axes | None = None, **kwargs: Any) -> Axes:
-    r"""Draw R2 and Kendall's tau against the number of models that were fitted to.
+    """Draw R2 and Kendall's tau against the number of models fitted to.
 
     Parameters
     ----------
     table : DataFrame
-        Of `wskit.predictors.learning_curve`. The bands are one standard deviation over the
+        Result of `wskit.predictors.learning_curve`. The bands are one standard deviation over the
         splits to either side of the mean.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For both lines (`matplotlib.axes.Axes.plot`).
-
-    Returns
-    -------
-    Axes
+    ax, **kwargs
+        Where to draw, and options of both lines (`Axes.plot`).
     """
     looks = {
         "r2": {"color": PALETTE["data"], "marker": "o"},
         "tau": {"color": PALETTE["accent"], "marker": "s", "ls": "--"},
     }
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         rows = table.sort_values("n_models")
         n = rows["n_models"].to_numpy()
         for metric, look in looks.items():
@@ -367,27 +305,20 @@ def plot_learning_curve(table: "pd.DataFrame", *, ax: Axes | None = None, **kwar
 
 
 def plot_transfer(table: "pd.DataFrame", *, ax: Axes | None = None, **kwargs: Any) -> Axes:
-    r"""Draw how well the predictor of one zoo does on each: tau in colour, R2 written.
+    """Draw how well the predictor of each zoo does on every zoo: tau in colour, R2 written.
 
     tau says whether the ranking carries over, R2 whether the values do.
 
     Parameters
     ----------
     table : DataFrame
-        Of `wskit.predictors.transfer`: rows that were fitted to, columns that were scored on.
-    ax : Axes, optional
-        Where to draw. None makes a new figure.
-    **kwargs
-        For the image (`matplotlib.axes.Axes.imshow`).
-
-    Returns
-    -------
-    Axes
+        Result of `wskit.predictors.transfer`: rows were fitted to, columns scored on.
+    ax, **kwargs
+        Where to draw, and options of the image (`Axes.imshow`).
     """
     tau, r2 = table["tau"], table["r2"][table["tau"].columns]
     values = tau.to_numpy(float)
-    with styled(ax):
-        ax = new_axes() if ax is None else ax
+    with axes_in_style(ax) as ax:
         lowest = min(0.0, np.nanmin(values, initial=0.0))
         style = {"cmap": "viridis", "vmin": lowest, "vmax": 1.0, "label": r"$\tau$"}
         image = ax.imshow(values, **(style | kwargs))
@@ -417,15 +348,15 @@ def _is_log(values: np.ndarray) -> bool:
 
 
 def _groups(column: "pd.Series") -> dict[str, np.ndarray]:
-    """Return the rows of each category; nothing for a column of many numbers."""
+    """Return the rows of each category, and no category for a column of many numbers."""
     known = column[column.notna()]
     different = sorted(known.unique())
     if _is_numeric(column) and len(different) > _FEW:
         return {}
     if len(different) > _CATEGORIES:
         raise ValueError(
-            f"column {column.name!r} has {len(different)} different texts, and {_CATEGORIES} at "
-            "most have a colour; take another column."
+            f"at most {_CATEGORIES} strings have a colour, and column {column.name!r} has "
+            f"{len(different)}."
         )
     groups = {
         f"{value:g}" if _is_numeric(column) else str(value): (column == value).to_numpy(bool)

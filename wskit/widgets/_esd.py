@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -40,7 +40,7 @@ from wskit.widgets._picture import Picture
 
 # Floating-point operations that take about 0.3 s on one slow core: above, a thread does the work.
 _INLINE_OPERATIONS = 5e9
-_SCALES = get_args(plots.EsdScale)
+_SCALES = ("log-log", "log-linear", "linear")  # of `plot_esd`
 _NULL_SEED = 0
 _COLUMNS = ["N", "M", "alpha", "n_spikes", "phase"]  # of the table of layers that is shown
 _BEST: dict[str, Any] = {"color": plots.PALETTE["accent"], "ls": "--", "label": "best xmin"}
