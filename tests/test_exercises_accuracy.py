@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from exercise_kit import try_answers
 from scipy.stats import kendalltau
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import GroupShuffleSplit
@@ -33,10 +34,10 @@ def alive(W):
     return W[np.linalg.norm(W, axis=1) > 0]
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda W: pairs(np.abs(cosines(alive(W)))), "pair by pair"),
+test_weight_correlation = try_answers(
+    check_weight_correlation,
+    right=[lambda W: pairs(np.abs(cosines(alive(W))))],
+    wrong=[
         (lambda W: np.abs(cosines(W)).mean(), "the diagonal does not count"),
         (lambda W: pairs(cosines(W)), "take absolute values"),
         (lambda W: pairs(np.abs(W @ W.T)), "these are products, not cosines"),
@@ -44,13 +45,8 @@ def alive(W):
         (lambda W: 0.5, "cosines of -0.96, 0.8 and -0.6 gave 0.5"),
         (lambda W: pairs(np.abs(cosines(W))), "all zero has no direction"),
         (lambda W: pairs(np.abs(np.nan_to_num(cosines(W)))), "all zero must not change"),
-        (lambda W: W, "return one number, not ndarray"),
     ],
 )
-def test_weight_correlation(answer, message):
-    verdict = check_weight_correlation(answer)
-    assert message in verdict.message
-    assert verdict.passed == (message == "pair by pair")
 
 
 def quarter(labels, rng):
@@ -68,28 +64,18 @@ def by_scikit_learn(runs, rng):
     return mask
 
 
-@pytest.mark.parametrize("answer", [by_labels, by_scikit_learn])
-def test_a_split_by_run_passes(answer):
-    verdict = check_split(answer)
-    assert verdict.passed, verdict
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
+test_split = try_answers(
+    check_split,
+    right=[by_labels, by_scikit_learn],
+    wrong=[
         (lambda runs, rng: rng.random(len(runs)) < 0.25, "runs have rows on both sides"),
         (lambda runs, rng: ~by_labels(runs, rng), "of 40 runs, 30 are held out"),
         (lambda runs, rng: np.zeros(len(runs), dtype=bool), "of 40 runs, 0 are held out"),
         (lambda runs, rng: np.isin(runs, np.unique(runs)[:10]), "another rng gives the same"),
         (lambda runs, rng: by_labels(runs, np.random.default_rng()), "the same rng must give"),
         (lambda runs, rng: np.flatnonzero(by_labels(runs, rng)), "times True or False"),
-        (lambda runs, rng: by_labels(runs, rng).astype(float), "shape (120,) and dtype float64"),
     ],
 )
-def test_a_split_that_leaks_or_is_none_does_not(answer, message):
-    verdict = check_split(answer)
-    assert not verdict.passed
-    assert message in verdict.message
 
 
 def agreement(x, y):
@@ -133,15 +119,10 @@ def in_blocks(x, y, groups):
     return np.concatenate([agreement(*part) for part in parts]).mean()
 
 
-@pytest.mark.parametrize("answer", [pooled, by_matrix])
-def test_tau_within_groups_passes(answer):
-    verdict = check_tau_within(answer)
-    assert verdict.passed, verdict
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
+test_tau_within = try_answers(
+    check_tau_within,
+    right=[pooled, by_matrix],
+    wrong=[
         (lambda x, y, groups: agreement(x, y).mean(), "all pairs are counted"),
         (across, "these are the pairs of two groups"),
         (with_themselves, "form a pair with itself"),
@@ -161,11 +142,6 @@ def test_tau_within_groups_passes(answer):
         (lambda x, y, groups: groups, "has no pair"),
     ],
 )
-def test_tau_of_other_pairs_does_not(answer, message):
-    verdict = check_tau_within(answer)
-    assert not verdict.passed
-    assert message in verdict.message
-    assert "-0.625" not in verdict.message
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +177,6 @@ def test_predictions_set_right_pass(answer, zoo_of_another_kind):
         (lambda p, few_p, few_t: p, "three quarters or less"),
         (lambda p, few_p, few_t: np.full(len(p), few_t.mean()), "tau is 0.00 and was 0.8"),
         (lambda p, few_p, few_t: line(-p, -few_p, few_t)[::-1], "keep it"),
-        (lambda p, few_p, few_t: line(p, few_p, few_t)[:3], "return 90 numbers"),
-        (lambda p, few_p, few_t: p * np.nan, "not finite"),
     ],
 )
 def test_predictions_set_wrong_do_not(answer, message, zoo_of_another_kind):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from exercise_kit import try_answers
 
 from wskit.exercises import (
     check_directions,
@@ -19,31 +20,35 @@ def double(W):
     return W.double()
 
 
-@pytest.mark.parametrize(
-    ("answer", "passed", "message"),
-    [
-        (lambda a, b: ((double(b) - double(a)).norm() / double(a).norm()).item(), True, "units"),
-        (lambda a, b: np.linalg.norm((double(b) - double(a)).numpy().ravel())
-         / np.linalg.norm(double(a).numpy().ravel()), True, "units"),
-        (lambda a, b: (b - a).float().norm() / a.float().norm(), True, "units"),
-        (lambda a, b: (b - a).norm() / b.norm(), False, "there before"),
-        (lambda a, b: (b - a).square().sum() / a.square().sum(), False, "the square of a ratio"),
-        (lambda a, b: (b - a).norm(), False, "compared with"),
-        (lambda a, b: torch.linalg.matrix_norm(b - a, 2) / torch.linalg.matrix_norm(a, 2), False,
-         "largest singular value"),
-        (lambda a, b: (b - a).abs().sum() / a.abs().sum(), False, "not absolute values"),
-        (lambda a, b: b.norm() / a.norm() - 1, False, "two lengths"),
-        (lambda a, b: b.norm() / a.norm(), False, "two lengths"),
-        (lambda a, b: 0.3, False, "length 5 that was moved by 3 gave 0.3"),
-        (lambda a, b: 0.6 if a.ndim == 2 else 1.0, False, "four axes"),
-        (lambda a, b: ((b - a).square().sum() / a.square().sum()).sqrt(), False,
-         r"moved by 0.25 each, gave 0"),
+test_relative_change = try_answers(
+    check_relative_change,
+    right=[
+        lambda a, b: ((double(b) - double(a)).norm() / double(a).norm()).item(),
+        lambda a, b: (
+            np.linalg.norm((double(b) - double(a)).numpy().ravel())
+            / np.linalg.norm(double(a).numpy().ravel())
+        ),
+        lambda a, b: (b - a).float().norm() / a.float().norm(),
     ],
-)  # fmt: skip
-def test_relative_change(answer, passed, message):
-    verdict = check_relative_change(answer)
-    assert verdict.passed is passed, verdict.message
-    assert re.search(message, verdict.message), verdict.message
+    wrong=[
+        (lambda a, b: (b - a).norm() / b.norm(), "there before"),
+        (lambda a, b: (b - a).square().sum() / a.square().sum(), "the square of a ratio"),
+        (lambda a, b: (b - a).norm(), "compared with"),
+        (
+            lambda a, b: torch.linalg.matrix_norm(b - a, 2) / torch.linalg.matrix_norm(a, 2),
+            "largest singular value",
+        ),
+        (lambda a, b: (b - a).abs().sum() / a.abs().sum(), "not absolute values"),
+        (lambda a, b: b.norm() / a.norm() - 1, "two lengths"),
+        (lambda a, b: b.norm() / a.norm(), "two lengths"),
+        (lambda a, b: 0.3, "length 5 that was moved by 3 gave 0.3"),
+        (lambda a, b: 0.6 if a.ndim == 2 else 1.0, "four axes"),
+        (
+            lambda a, b: ((b - a).square().sum() / a.square().sum()).sqrt(),
+            "moved by 0.25 each, gave 0",
+        ),
+    ],
+)
 
 
 def count(squares, share=0.9):
@@ -58,28 +63,27 @@ def by_eigenvalues(before, after):
     return int(np.argmax(held >= 0.9 - 1e-12)) + 1
 
 
-@pytest.mark.parametrize(
-    ("answer", "passed", "message"),
-    [
-        (lambda a, b: count(torch.linalg.svdvals(b - a).square()), True, "as few directions"),
-        (by_eigenvalues, True, "as few directions"),
-        (lambda a, b: count(torch.linalg.svdvals(b - a).square()) - 1, False, "less than nine"),
-        (lambda a, b: count(torch.linalg.svdvals(b - a)), False, "singular values; a squared"),
-        (lambda a, b: int(torch.linalg.matrix_rank(b - a)), False, "this is the rank"),
-        (lambda a, b: count(torch.linalg.svdvals(a).square()), False, "not of the weights"),
-        (lambda a, b: count(torch.linalg.svdvals(a)), False, "not of the weights"),
-        (lambda a, b: count(torch.linalg.svdvals(b - a).square().flip(0)), False, "smallest"),
-        (lambda a, b: 2, False, "where you found 2"),
-        (lambda a, b: 4, False, "singular values 5 gave 4"),
-        (lambda a, b: 3.96, False, "whole number"),
-        (lambda a, b: count(torch.linalg.svdvals(b - a).square()) if a.shape[0] > a.shape[1] else 0,
-         False, "transpose"),
+test_directions = try_answers(
+    check_directions,
+    right=[lambda a, b: count(torch.linalg.svdvals(b - a).square()), by_eigenvalues],
+    wrong=[
+        (lambda a, b: count(torch.linalg.svdvals(b - a).square()) - 1, "less than nine"),
+        (lambda a, b: count(torch.linalg.svdvals(b - a)), "singular values; a squared"),
+        (lambda a, b: int(torch.linalg.matrix_rank(b - a)), "this is the rank"),
+        (lambda a, b: count(torch.linalg.svdvals(a).square()), "not of the weights"),
+        (lambda a, b: count(torch.linalg.svdvals(a)), "not of the weights"),
+        (lambda a, b: count(torch.linalg.svdvals(b - a).square().flip(0)), "smallest"),
+        (lambda a, b: 2, "where you found 2"),
+        (lambda a, b: 4, "singular values 5 gave 4"),
+        (lambda a, b: 3.96, "whole number"),
+        (
+            lambda a, b: (
+                count(torch.linalg.svdvals(b - a).square()) if a.shape[0] > a.shape[1] else 0
+            ),
+            "transpose",
+        ),
     ],
-)  # fmt: skip
-def test_directions(answer, passed, message):
-    verdict = check_directions(answer)
-    assert verdict.passed is passed, verdict.message
-    assert re.search(message, verdict.message), verdict.message
+)
 
 
 def spiked(seed, strength, shape=(60, 40)):
@@ -122,7 +126,6 @@ def length(weights):
         (lambda a, b: spread(b) > spread(a), False, "^0 of 18"),
         (lambda a, b: True, False, r"^0 of 18 pairs told right, in both orders\.$"),
         (lambda a, b: length(b) > length(a), False, r"of 18 .* You went by lengths"),
-        (lambda a, b: 1, False, "True or False, not int"),
     ],
 )
 def test_later(runs, answer, passed, message):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from exercise_kit import try_answers
 from scipy.optimize import linear_sum_assignment
 
 from wskit.exercises import (
@@ -25,10 +26,10 @@ def cosine(u, v):
     return (u @ v / u.norm() / v.norm()).item()
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda a, b, base: cosine(flat(a, base), flat(b, base)), "as two vectors"),
+test_update_cosine = try_answers(
+    check_update_cosine,
+    right=[lambda a, b, base: cosine(flat(a, base), flat(b, base))],
+    wrong=[
         (lambda a, b, base: cosine(flat(a), flat(b)), "this compares the weights"),
         (lambda a, b, base: (flat(a, base) @ flat(b, base)).item(), "how long are they"),
         (lambda a, b, base: np.arccos(cosine(flat(a, base), flat(b, base))), "this is the angle"),
@@ -39,13 +40,8 @@ def cosine(u, v):
             "mean over the tensors",
         ),
         (lambda a, b, base: 0.1, "updates (3, 0, 4) and (0, 5, 12) gave 0.1"),
-        (lambda a, b, base: a, "return one number, not dict"),
     ],
 )
-def test_update_cosine(answer, message):
-    verdict = check_update_cosine(answer)
-    assert message in verdict.message
-    assert verdict.passed == (message == "as two vectors")
 
 
 TASKS, N_VERSIONS, N_COPIES = ("digit", "odd", "prime"), 4, 3
@@ -157,18 +153,15 @@ def one_by_one(A, B):
     return np.array(order)
 
 
-@pytest.mark.parametrize(
-    "answer", [assigned, by_distance, lambda A, B: list(assigned(A, B)), lambda *a: torch.tensor(
-        assigned(*a))]
-)  # fmt: skip
-def test_neurons_that_are_matched(answer):
-    verdict = check_match_neurons(answer)
-    assert verdict.passed, verdict
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
+test_match_neurons = try_answers(
+    check_match_neurons,
+    right=[
+        assigned,
+        by_distance,
+        lambda A, B: list(assigned(A, B)),
+        lambda *a: torch.tensor(assigned(*a)),
+    ],
+    wrong=[
         (lambda A, B: np.argsort(assigned(A, B)), "return the way back"),
         (lambda A, B: (unit(A) @ unit(B).T).argmax(axis=1), "take each row of B once"),
         (lambda A, B: np.arange(len(A)), "A was not found again"),
@@ -176,14 +169,9 @@ def test_neurons_that_are_matched(answer):
         (by_angle, "with their lengths"),
         (lambda A, B: B[assigned(A, B)], "return 6 whole numbers"),
         (lambda A, B: np.eye(len(A))[assigned(A, B)], "shape (6, 6) and dtype float64"),
-        (lambda A, B: assigned(A, B).astype(float), "shape (6,) and dtype float64"),
         (lambda A, B: assigned(A, B) + 1, "take each row of B once"),
     ],
 )
-def test_neurons_that_are_not(answer, message):
-    verdict = check_match_neurons(answer)
-    assert not verdict.passed
-    assert message in verdict.message
 
 
 def bisection(loss, level):
@@ -211,19 +199,15 @@ def slow_bisection(loss, level):
     return low
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (bisection, "all edges are right, with "),
+test_find_edge = try_answers(
+    check_find_edge,
+    right=[bisection],
+    wrong=[
         (walk, "200 questions were not enough"),
         (slow_bisection, "The goal is an average of 12"),
         (lambda loss, level: 1.0, "on ray 1 of 12 the answer was 1, which is 233.3% off"),
     ],
 )
-def test_find_edge(answer, message):
-    verdict = check_find_edge(answer)
-    assert message in verdict.message
-    assert verdict.passed == (answer is bisection)
 
 
 def loss(weights):
@@ -262,8 +246,6 @@ def test_a_place_beyond_a_corner_passes(shares, regions):
         (lambda: {"a": 1.5, "b": -0.25, "c": 0.25}, "the shares sum to 1.5"),
         (lambda: {"a": 1.5, "b": -0.5}, "a dict of three names"),
         (lambda: {"a": 1.5, "b": -0.25, "z": -0.25}, "there is no model 'z'"),
-        (lambda: {"a": 1.5, "b": None, "c": -0.5}, "return one number, not NoneType"),
-        (lambda: {"a": 1.5, "b": np.nan, "c": -0.5}, "return a finite number"),
         (lambda: ("a", "b", "c"), "a dict of three names"),
     ],
 )

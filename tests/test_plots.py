@@ -135,12 +135,6 @@ def test_describe_reads_ticks_and_places_that_are_no_texts_and_no_numbers(ax):
     assert "line: 3 points, x 0 to 2, y 1 to 4" in plots.describe(named)
 
 
-def test_describe_changes_with_the_picture(W, ax):
-    plots.plot_esd(spectrum(W), ax=ax)
-    other = plots.plot_esd(spectrum(1.01 * W), ax=Figure().subplots())
-    assert plots.describe(ax) != plots.describe(other)
-
-
 def test_others_are_outlines_on_the_same_bins_with_their_labels(W, ax):
     s, twice = spectrum(W), spectrum(2 * W)
     plots.plot_esd(s, others={"later": twice, "again": s}, label="now", ax=ax)
@@ -155,10 +149,6 @@ def test_others_are_outlines_on_the_same_bins_with_their_labels(W, ax):
         assert values @ np.diff(own) == pytest.approx(shown / expected.eigenvalues.size)
         assert to_hex(patches[name].get_edgecolor()) == plots.PALETTE["other"]
     assert patches["later"].get_linestyle() != patches["again"].get_linestyle()
-
-
-def test_the_palette_has_different_colours():
-    assert len(set(plots.PALETTE.values())) == len(plots.PALETTE)
 
 
 def labels(ax):
@@ -233,11 +223,3 @@ def test_an_evolution_has_one_outline_a_step(W, ax):
         assert (density * np.diff(edges)).sum() == pytest.approx(1)
     with pytest.raises(ValueError, match="zip"):
         plots.plot_esd_evolution(steps, [0, 1], ax=ax)
-
-
-def test_without_axes_a_new_figure_is_made(W):
-    s = spectrum(W)
-    before = len(plt.get_fignums())
-    ax = plots.plot_xmin_scan(ks_curve(s.eigenvalues))
-    assert len(plt.get_fignums()) == before + 1
-    plt.close(ax.figure)

@@ -89,11 +89,6 @@ def test_another_measure_and_keywords_of_the_line(ax):
     assert (ax.get_ylabel(), line.get_color()) == ("accuracy", "black")
 
 
-def test_a_path_without_its_ends_marks_none(ax):
-    plots.plot_loss_path(make_path(alphas=(2.0, 3.0), losses=(1.0, 2.0)), ax=ax)
-    assert [len(line.get_xdata()) for line in ax.get_lines() if line.get_marker() in "os"] == [0, 0]
-
-
 # --- a plane
 
 
@@ -147,13 +142,6 @@ def test_a_plane_with_nothing_evaluated_has_the_models(ax):
     plots.plot_loss_plane(make_plane(np.full((2, 2), np.nan)), ax=ax)
     assert texts(ax) == list(NAMES)
     assert ax.get_title(loc="left") == "loss: not evaluated yet"
-
-
-def test_another_measure_of_a_plane(ax):
-    plane = make_plane(np.ones((2, 2)), accuracy=np.array([[0.25, 0.5], [0.75, 1.0]]))
-    plots.plot_loss_plane(plane, measure="accuracy", ax=ax)
-    assert ax.get_title(loc="left") == "accuracy 0.25 to 1"
-    assert ax.figure.axes[1].get_ylabel() == "accuracy"
 
 
 # --- a matrix

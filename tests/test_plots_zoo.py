@@ -1,6 +1,5 @@
 """Pictures of zoos and of predictors: what is drawn is what the tables say."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -241,17 +240,3 @@ def test_a_transfer_that_is_not_defined_has_a_dash(ax):
     plots.plot_transfer(table, ax=ax)
     assert [text.get_text() for text in ax.texts] == ["0.90", "–"] * 2
     ax.figure.canvas.draw()
-
-
-def test_without_axes_a_new_figure_is_made():
-    table = pd.DataFrame({"layer": ["a"], "r2_drop": [0.1], "r2_drop_std": [0.01]})
-    makers = {
-        plots.plot_models: {"table": MODELS, "x": "norm", "y": "norm"},
-        plots.plot_kernels: {"W": np.eye(3)},
-        plots.plot_importance: {"table": table},
-    }
-    for make, arguments in makers.items():
-        before = plt.get_fignums()
-        made = make(**arguments)
-        assert len(plt.get_fignums()) == len(before) + 1
-        plt.close(made.figure)
