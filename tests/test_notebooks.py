@@ -98,7 +98,7 @@ def test_every_picture_is_described(path: Path) -> None:
 def test_cells_are_short(path: Path) -> None:
     """A page is 12 to 35 cells of code, 60 with its prose; what asks and ends comes after it."""
     lengths = [len(c.source.splitlines()) for c in code_cells(path) if "claims" not in tags(c)]
-    assert max(lengths) <= 15
+    assert max(lengths) <= 20
     assert statistics.median(lengths) <= 5
     cells = read(path).cells
     page = cells[

@@ -239,6 +239,7 @@ def ema_shares(decay, n=40):
     return shares
 
 
+# %%
 def by_epoch(i):
     run = runs["constant"][i]
     since = np.tril(np.ones((40, 40)))[8:]
