@@ -71,7 +71,7 @@ NONSENSE = [None, "a lot", 17, float("nan"), [], {}, np.ones(3), torch.ones(2, 2
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_check_takes_anything_and_returns_a_verdict(name):
     verdict = judge(name, None)
-    assert str(verdict) == "Not yet: a function is asked for, not NoneType."
+    assert str(verdict) == "Not yet: give the check a function, not NoneType."
     assert str(judge(name, stub)).startswith("Not yet: write the function in the cell above")
     answers = [raising, lambda: 1.0, lambda *_, x: 1.0]
     answers += [lambda *_, value=value: value for value in NONSENSE]

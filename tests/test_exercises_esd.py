@@ -181,19 +181,10 @@ def by_spikes(W):
     return torch.tensor(1 / mp.soft_rank > 1.2)
 
 
-@pytest.mark.parametrize("answer", [beyond_edge(1.2), by_shuffling, by_spikes])
-def test_training_is_told_in_more_than_one_way(answer, runs):
-    verdict = check_tell_trained(answer, runs)
-    assert verdict.passed, verdict
-    assert verdict.message == (
-        "no false alarm in 46 layers of chance, and training is told from update 30 on in all 3 "
-        "runs."
-    )
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
+test_tell_trained = try_answers(
+    check_tell_trained,
+    right=[beyond_edge(1.2), by_shuffling, by_spikes],
+    wrong=[
         (lambda W: True, "3 of 3 untrained layers, 3 of 3 shuffled layers, 40 of 40 matrices of"),
         (lambda W: False, "too late: not in all 3 runs at update 60"),
         (beyond_edge(4), "from update 60 on in all 3 runs; the goal is 30"),
@@ -202,15 +193,9 @@ def test_training_is_told_in_more_than_one_way(answer, runs):
             lambda W: bool(fit_power_law(spectrum(W).eigenvalues).alpha < 4),
             "called chance trained: ",
         ),
-        (
-            lambda W: bool(W.abs().max() > 0.7),
-            "trained: 0 of 3 untrained layers, 3 of 3",
-        ),
+        (lambda W: bool(W.abs().max() > 0.7), "trained: 0 of 3 untrained layers, 3 of 3"),
         (lambda W: beyond_edge(1.2)(W) and bool(W.abs().max() < 5), "100 times that layer"),
         (lambda W: W, "return True or False, not Tensor"),
     ],
+    beside="runs",
 )
-def test_what_tells_training_wrong(answer, message, runs):
-    verdict = check_tell_trained(answer, runs)
-    assert not verdict.passed
-    assert message in verdict.message, verdict

@@ -227,16 +227,10 @@ def by_sorted_entries(path, weights):
     return "same" if torch.allclose(*pair) else "other"
 
 
-@pytest.mark.parametrize("answer", [by_neurons, by_trying])
-def test_files_can_be_sorted_in_more_than_one_way(answer, weights):
-    verdict = check_sort_file(answer, weights)
-    assert verdict.passed
-    assert verdict.message == "all 18 files are sorted right."
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
+test_sort_file = try_answers(
+    check_sort_file,
+    right=[by_neurons, by_trying],
+    wrong=[
         (by_eigenvalues, "9 of 18 files are sorted right. Open one whose neurons have other num"),
         (by_sorted_entries, "12 of 18 files are sorted right. Open one whose neurons have other"),
         (lambda path, w: "other", "6 of 18 files are sorted right"),
@@ -259,11 +253,8 @@ def test_files_can_be_sorted_in_more_than_one_way(answer, weights):
         (lambda path, w: list(open_checkpoint(path)), "return one of 'same', 'other', 'refused'"),
         (lambda path, w: "Same", "return one of 'same', 'other', 'refused', not 'Same'"),
     ],
+    beside="weights",
 )
-def test_files_sorted_wrong(answer, message, weights):
-    verdict = check_sort_file(answer, weights)
-    assert not verdict.passed
-    assert message in verdict.message
 
 
 def test_a_refusal_that_comes_through_is_named(weights):

@@ -1,8 +1,8 @@
-"""The tutorials' self-checks: they say what is wrong and hint, and never tell the answer.
+"""The tutorials' self-checks: they say what is wrong and give a hint, but never the answer.
 
 Each check takes the reader's function, tries it on cases of its own, and returns a `Verdict`.
-Whatever the function does, a check raises nothing: an exercise that is not done yet must not stop
-a notebook.
+A check never raises, whatever the function does, so that an unfinished exercise does not stop a
+notebook.
 """
 
 from wskit.exercises._accuracy import (
@@ -102,3 +102,7 @@ __all__ = [
     "make_mystery",
     "write_mysteries",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

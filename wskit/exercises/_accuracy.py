@@ -66,7 +66,7 @@ def check_split(split: Answer) -> None:
     for held_out in masks:
         require(
             held_out.shape == runs.shape and held_out.dtype == bool,
-            f"return an array of {len(runs)} times True or False, not one of shape "
+            f"return an array of {len(runs)} values, True or False, not one of shape "
             f"{held_out.shape} and dtype {held_out.dtype}.",
         )
         torn = set(runs[held_out]) & set(runs[~held_out])

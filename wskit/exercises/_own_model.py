@@ -1,4 +1,4 @@
-"""The self-checks of tutorial 06: a model of one's own."""
+"""The self-checks of tutorial 06: your own model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations

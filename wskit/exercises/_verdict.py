@@ -50,7 +50,7 @@ def self_check(praise: str = "") -> Callable[[Task[P]], Check[P]]:
         @wraps(check)
         def judge(answer: Any, /, *args: P.args, **kwargs: P.kwargs) -> Verdict:
             if not callable(answer):
-                return Verdict(False, f"a function is asked for, not {type(answer).__name__}.")
+                return Verdict(False, f"give the check a function, not {type(answer).__name__}.")
             try:
                 return Verdict(True, check(answer, *args, **kwargs) or praise)
             except NotImplementedError:

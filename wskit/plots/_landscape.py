@@ -171,8 +171,8 @@ def plot_distance_matrix(
     n = len(values)
     if values.shape != (n, n):
         raise ValueError(f"the matrix must be square, got shape {values.shape}.")
-    names = None if groups is None else _texts(groups, n, "group")
-    written = None if labels is None else _texts(labels, n, "label")
+    names = None if groups is None else _as_strings(groups, n, "group")
+    written = None if labels is None else _as_strings(labels, n, "label")
     order = np.arange(n) if names is None else np.argsort(names, kind="stable")
     values = values[np.ix_(order, order)]
     off = values[~np.eye(n, dtype=bool) & np.isfinite(values)]
@@ -237,7 +237,9 @@ def plot_model_map(
     which: dict[str, np.ndarray] = {}
     legends: dict[str, dict[str, str]] = {}
     for key, (given, available) in looks.items():
-        which[key] = _texts([""] * len(places) if given is None else given, len(places), key[:-1])
+        which[key] = _as_strings(
+            [""] * len(places) if given is None else given, len(places), key[:-1]
+        )
         found = list(dict.fromkeys(which[key].tolist()))  # in the order in which they come
         if len(found) > len(available):
             raise ValueError(f"at most {len(available)} {key} can be told apart, got {len(found)}.")
@@ -306,8 +308,8 @@ def _levels(known: np.ndarray) -> tuple[Normalize, np.ndarray]:
     return Normalize(low, high), np.linspace(low, high, _LEVELS)
 
 
-def _texts(values: Iterable[Any], n: int, what: str) -> np.ndarray:
-    texts = [str(value) for value in values]
-    if len(texts) != n:
-        raise ValueError(f"each of {n} models needs a {what}, got {len(texts)}.")
-    return np.array(texts)
+def _as_strings(values: Iterable[Any], n: int, what: str) -> np.ndarray:
+    strings = [str(value) for value in values]
+    if len(strings) != n:
+        raise ValueError(f"each of {n} models needs a {what}, got {len(strings)}.")
+    return np.array(strings)
