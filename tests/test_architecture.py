@@ -24,7 +24,7 @@ MODULES = sorted({name.split(".")[1] for name in FILES if "." in name})
 PUBLIC = [name for name in MODULES if name[0] != "_" and name != "errors"]
 
 # What each module may import of wskit at run time, beside `errors`, and the base below it.
-BASE = {"_base", "_checks", "_exchange", "_parallel", "_texts", "_weights"}
+BASE = {"_base", "_parallel", "_texts"}
 L2 = {"spectra", "fits", "geometry", "averaging", "zoo"}
 MAY_IMPORT = {
     **{m: set() for m in ("errors", "data", "checkpoints", "predictors", "plots", "course", *L2)},

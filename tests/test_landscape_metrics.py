@@ -58,7 +58,7 @@ def bn_net(seed):
 def test_each_form_is_the_module_itself(network, form):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        nets = [network.module("tanh", 0.3) for _ in range(3)]
+        nets = [network.module("tanh") for _ in range(3)]
     x, y = data()
     if form == "zoo":
         evaluate = zoo_metrics(network, x, y, activation="tanh")

@@ -251,7 +251,7 @@ def test_what_cannot_be_had_is_one_sentence(picker, monkeypatch):
     picker.load()
     picker.wait()
     assert picker.status == "failed"
-    assert re.match("'other' cannot be had", picker.message)
+    assert re.match("'other' cannot be fetched", picker.message)
     assert picker.checkpoint is None
 
 

@@ -139,10 +139,11 @@ def hash_files(source: str | os.PathLike[str]) -> dict[str, str]:
     """
     found = {}
     located = _locate(source)
-    for file in located.files:
+    shards = dict.fromkeys((located.weight_map or {}).values())
+    names = [located.files[0].name, *shards]
+    for name, file in zip(names, located.files, strict=True):
         with explain_damage(file, "a readable file"):
-            path = Source(file, None, 0).path
-            found[path.relative_to(located.files[0].parent).as_posix()] = hash_file(path)
+            found[name] = hash_file(Source(file, None, 0).path)
     return found
 
 

@@ -314,7 +314,7 @@ class EsdExplorer(Panel):
     def _compute(self) -> None:
         """Compute what is missing, and show all."""
         name, missing = self.layer, self._missing()
-        n_matrices, n, m = self._layers.loc[name, ["n_matrices", "N", "M"]]
+        n_matrices, n, m = map(int, self._layers.loc[name, ["n_matrices", "N", "M"]])
         one = n_matrices * m**2 * (n + 10 * m)
         slow = len(missing) * one > _INLINE_OPERATIONS
         # Only one of several threads computes; cancelled ones end as soon as it is their turn.

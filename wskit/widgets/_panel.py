@@ -71,6 +71,7 @@ class Task:
         self.cancelled = threading.Event()
         self.ended = threading.Event()  # to wait for: Ctrl-C can spoil the joining of a thread
         self.finish: Callable[[], None] | None = None  # set once the work is done
+        self.thread: threading.Thread | None = None  # that works, and keeps the task while it does
         self._tell, self._last = tell, 0.0
 
     def report(self, done: int, total: int | None) -> None:
@@ -83,17 +84,18 @@ class Task:
             self._tell(min(done / total, 1.0))
 
 
-_working: "weakref.WeakKeyDictionary[threading.Thread, Task]" = weakref.WeakKeyDictionary()
+_tasks: "weakref.WeakSet[Task]" = weakref.WeakSet()
 
 
 @atexit.register
 def _end_work() -> None:
     """Cancel what still runs when a script ends: a thread inside torch would abort the process."""
-    running = list(_working.items())
-    for _, task in running:
+    tasks = list(_tasks)
+    for task in tasks:
         task.cancelled.set()
-    for thread, _ in running:
-        thread.join(60)
+    for task in tasks:
+        if task.thread is not None:
+            task.thread.join(60)
 
 
 class Panel(widgets.VBox):
@@ -232,7 +234,8 @@ class Panel(widgets.VBox):
         if thread:
             self.progress, self.message, self.status = 0.0, thread, "running"
             self._thread = threading.Thread(target=body, name="wskit-panel", daemon=True)
-            _working[self._thread] = task
+            task.thread = self._thread
+            _tasks.add(task)
             self._thread.start()
         else:
             body()

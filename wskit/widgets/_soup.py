@@ -427,8 +427,12 @@ class SoupKitchen(Panel):
                     f"{target} is there already, and was not written here; choose another name."
                 )
             names, values = list(coefficients), list(coefficients.values())
-            made_of = {"wskit": __version__, "method": "linear"}
-            made_of |= {"ingredients": names, "coefficients": values}
+            made_of = {
+                "wskit": __version__,
+                "method": "linear",
+                "ingredients": names,
+                "coefficients": values,
+            }
             metadata = {"soup": json.dumps(made_of)}
             save_weights(soup, target, metadata=metadata, should_stop=task.cancelled.is_set)
             self._written[target] = _stamp(target)

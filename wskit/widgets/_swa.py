@@ -474,8 +474,8 @@ class SwaExplorer(PlanePanel):
         self._plane_views[1].blank()
         self._plane_views[1].layout.display = "" if self.measure != "loss" else "none"
         for measure, view in zip(self._plane_measures, self._plane_views, strict=False):
-            look = {"measure": measure, "unit": self._unit}
-            self.plane_axs.append(view.plot(plots.plot_loss_plane, self.landscape, **look))
+            ax = view.plot(plots.plot_loss_plane, self.landscape, measure=measure, unit=self._unit)
+            self.plane_axs.append(ax)
 
     def _blank_the_former(self) -> None:
         """Leave no picture of another window."""

@@ -484,7 +484,7 @@ class ZooExplorer(Panel):
         self._numbers.value = html_table(
             known.to_frame().rename(spaced), f"Model {self.model}", header=False
         )
-        if self.evaluation is None:
+        if self.evaluation is None or self.predictions is None:
             self._scores.value = ""
         else:
             names = {"r2": "R²", "tau": "Kendall's τ", "mae": "mean absolute error"}

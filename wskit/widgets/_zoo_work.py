@@ -81,7 +81,7 @@ def colours(table: pd.DataFrame) -> list[str]:
     """Return the columns that can be a colour: numbers, or a few different values."""
     numbers, others = places(table), table.select_dtypes(exclude="number")
     few = [name for name in others if 0 < others[name].nunique() <= CATEGORIES]
-    return [name for name in table if name in numbers or name in few]
+    return [str(name) for name in table if name in numbers or name in few]
 
 
 def stops(column: "pd.Series[float]") -> list[float]:
