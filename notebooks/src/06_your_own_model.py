@@ -238,7 +238,7 @@ print(plots.describe(fig))
 
 # %%
 def compared(weights, other):
-    zeros = {name: W.new_zeros(1).expand(W.shape) for name, W in weights.items()}
+    zeros = {name: W.new_zeros(()).expand(W.shape) for name, W in weights.items()}
     models = [weights, other]
     return geometry.weight_distances(models, zeros, by="tensor", block_bytes=2**26)
 
