@@ -4,34 +4,11 @@ import json
 from functools import partial
 from typing import Any
 
-import torch
 from safetensors import safe_open
 
+from wskit._base.safetensors import DTYPES, MAX_HEADER, METADATA
 from wskit.checkpoints._reading import Contents, Entry, Source, explain_damage
 from wskit.errors import CheckpointError
-
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "C64": torch.complex64,
-}
-METADATA = "__metadata__"
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 def read_safetensors(source: Source) -> Contents:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from wskit._base.files import explain_write_errors, write_atomically
+from wskit._base.safetensors import METADATA, NAMES, Spec
 from wskit._base.weights import LazyWeights, as_weights, header, ties
 from wskit.checkpoints._mapping import check_plain
-from wskit.checkpoints._safetensors import METADATA
-from wskit.checkpoints._save_file import NAMES, Spec, Work, plan_file, write_file
+from wskit.checkpoints._save_file import Work, plan_file, write_file
 from wskit.checkpoints._save_folder import (
     check_space,
     check_target,

@@ -1,35 +1,20 @@
 """One ``.safetensors`` file: where each tensor goes, and its bytes put there by a few threads."""
 
-import json
 import math
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from wskit._base.safetensors import Spec, lay_out, view_bytes
 from wskit._base.weights import LazyWeights
-from wskit.checkpoints._safetensors import DTYPES, MAX_HEADER, METADATA
 from wskit.errors import CheckpointError
-
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-class Spec(NamedTuple):
-    """Shape and dtype of a tensor to write."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor's values."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,27 +50,9 @@ class Work:
 
 
 def plan_file(specs: Mapping[str, Spec], metadata: Mapping[str, str], where: str) -> Plan:
-    """Lay a file out: the header's names in the mapping's order, wider dtypes first in the data.
-
-    That order of the data keeps every tensor aligned.
-    """
-    offsets, end = {}, 0
-    for name in sorted(specs, key=lambda name: -specs[name].dtype.itemsize):
-        start, end = end, end + specs[name].nbytes
-        offsets[name] = [start, end]
-    tensors = {
-        name: {"dtype": NAMES[spec.dtype], "shape": spec.shape, "data_offsets": offsets[name]}
-        for name, spec in specs.items()
-    }
-    header = json.dumps({METADATA: metadata, **tensors}, ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    if len(header) > MAX_HEADER:
-        raise CheckpointError(
-            f"{where}: expected a header of at most {MAX_HEADER} bytes, got {len(header)};"
-            " shorten the metadata"
-        )
-    head = len(header).to_bytes(8, "little") + header
-    return Plan(head, specs, {name: len(head) + start for name, (start, _) in offsets.items()})
+    """Plan a file: its header, and where each tensor begins in it."""
+    head, starts = lay_out(specs, metadata, where, CheckpointError)
+    return Plan(head, specs, starts)
 
 
 def write_file(file: BinaryIO, weights: Mapping[str, Tensor], plan: Plan, work: Work) -> None:
@@ -113,8 +80,7 @@ def write_file(file: BinaryIO, weights: Mapping[str, Tensor], plan: Plan, work: 
                 f"{work.where}, tensor {name!r}: expected {spec.dtype} of shape {expected}, as the"
                 f" mapping said, got {values.dtype} of shape {tuple(values.shape)}"
             )
-        plain = values.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        content = plain.reshape(-1).view(torch.uint8).numpy().data
+        content = view_bytes(values)
         with lock:
             file.seek(plan.starts[name] + start * spec.dtype.itemsize)
             file.write(content)

@@ -16,9 +16,10 @@ import filelock
 from torch import Tensor
 
 from wskit._base.files import explain_write_errors, write_atomically
+from wskit._base.safetensors import Spec
 from wskit.checkpoints._folder import INDEX_SUFFIX, check_inside
 from wskit.checkpoints._reading import explain_damage, shorten
-from wskit.checkpoints._save_file import Plan, Spec, Work, plan_file, write_file
+from wskit.checkpoints._save_file import Plan, Work, plan_file, write_file
 from wskit.errors import CheckpointError
 
 _STEM = "model"

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wskit._base.files import write_atomically
+from wskit._base.safetensors import NAMES, Spec, lay_out, view_bytes
 from wskit.errors import ZooError
 from wskit.zoo._reading import explain_read_errors
 from wskit.zoo._zoo import Zoo
@@ -20,18 +20,6 @@ SUFFIX = ".safetensors"
 _RECORDS = "records.parquet"  # the tensor that holds the table's bytes
 _MARK = "wskit_zoo"  # the entry of the metadata that holds the tensors' names in their order
 _BLOCK = 2**20  # numbers that are copied at a time
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 def save_zoo(zoo: Zoo, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -94,29 +82,21 @@ def write_zoo(zoo: Zoo, target: Path) -> None:
     Not with safetensors' own writer, which holds all of a zoo in memory.
     """
     for name, stack in zoo.weights.items():
-        if stack.dtype not in _DTYPES or name == _RECORDS:
+        if stack.dtype not in NAMES or stack.is_complex() or name == _RECORDS:
             raise ZooError(
                 f"a zoo's tensor {name!r} of {stack.dtype} cannot be stored; convert or rename it."
             )
     table = torch.frombuffer(bytearray(_to_parquet(zoo.records, target)), dtype=torch.uint8)
     stacks = {**zoo.weights, _RECORDS: table}
-    # Wider numbers come first, which keeps every tensor aligned.
-    names = sorted(stacks, key=lambda name: -stacks[name].element_size())
-    entries, end = {}, 0
-    for name in names:
-        shape, start = list(stacks[name].shape), end
-        end += math.prod(shape) * stacks[name].element_size()
-        dtype = _DTYPES[stacks[name].dtype]
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    specs = {name: Spec(tuple(stack.shape), stack.dtype) for name, stack in stacks.items()}
     metadata = {"format": "pt", _MARK: json.dumps(list(zoo.weights))}
-    header = json.dumps({"__metadata__": metadata, **entries}).encode()
-    header += b" " * (-len(header) % 8)
+    head, starts = lay_out(specs, metadata, target, ZooError)
     with write_atomically(target, ZooError) as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for name in names:
-            stack = stacks[name].detach()
+        file.write(head)
+        for name in starts:
+            stack = stacks[name]
             for block in stack.split(max(1, _BLOCK // max(1, stack[:1].numel()))):
-                file.write(block.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                file.write(view_bytes(block))
 
 
 def _to_parquet(records: pd.DataFrame, target: Path) -> bytes:
