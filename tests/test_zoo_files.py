@@ -20,6 +20,7 @@ from zoo_kit import (
     sparse_zoo,
 )
 
+from wskit._base.safetensors import NAMES
 from wskit.errors import ZooError
 from wskit.zoo import Zoo, load_zoo, save_zoo
 
@@ -102,6 +103,16 @@ def test_a_failure_leaves_the_target_as_it_was(saved, tmp_path, monkeypatch):
         save_zoo(a_zoo(2), saved, overwrite=True)
     assert same(load_zoo(saved), a_zoo())
     assert list(tmp_path.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize("dtype", [d for d in NAMES if not d.is_complex])
+def test_every_real_dtype_comes_back(dtype, tmp_path):
+    weights = {"b": torch.ones(2, 1), "w": torch.arange(6).reshape(2, 3).to(dtype)}
+    zoo = Zoo(weights, pd.DataFrame({"run": [0, 1]}))
+    found = load_zoo(save_zoo(zoo, tmp_path / "zoo.safetensors")).weights
+    assert list(found) == ["b", "w"]
+    assert found["w"].dtype == dtype
+    assert torch.equal(found["w"].view(torch.uint8), weights["w"].view(torch.uint8))
 
 
 def test_what_cannot_be_saved(tmp_path):
