@@ -29,6 +29,7 @@ Call = Callable[[], Any]
 def wskit_tasks(task: str, load: Callable[[], Any]) -> Call:
     """Make the call of ours, and leave to `load` what both sides need before the clock starts."""
     from wskit import features, fits, spectra
+    from wskit.features._weightwatcher import fit_bulk
     from wskit.fits import _marchenko_pastur
 
     x = load()
@@ -43,8 +44,8 @@ def wskit_tasks(task: str, load: Callable[[], Any]) -> Call:
         return {"alpha": fit.alpha, "xmin": fit.xmin, "ks": fit.ks}
 
     def marchenko_pastur() -> dict[str, Any]:
-        fit = fits.fit_marchenko_pastur(x, N=N, M=M, method="weightwatcher")
-        return {"sigma": fit.sigma * np.sqrt(x.size / x.sum() * N)}
+        sigma, _ = fit_bulk(np.sort(x), N, M)
+        return {"sigma": sigma * np.sqrt(x.size / x.sum() * N)}
 
     def bare() -> dict[str, Any]:
         W = x["fc.weight"].double()

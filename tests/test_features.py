@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wskit.errors import SpectrumError
-from wskit.features import spectral_table, summary
+from wskit.features import _weightwatcher, spectral_table, summary
 from wskit.fits import classify_phase, fit_marchenko_pastur, fit_power_law
 from wskit.spectra import shuffled, spectrum
 
@@ -123,6 +123,34 @@ def test_weightwatchers_convention_gives_weightwatchers_numbers():
         np.testing.assert_allclose(
             table[column].to_numpy(float), expected, rtol=1e-9, err_msg=column
         )
+
+
+# sigma_mp, bulk_min, bulk_max, mp_softrank, num_spikes and W_scale by the functions of
+# WeightWatcher 0.7.7, for N x M matrices of normal entries of 0.2, `offset` on the first column.
+BULKS = {
+    (60, 60, 1, 0, 0.0): "1.00977145952 0 9.77722896898 1.05118361916 0 0.645870121585",
+    (40, 20, 1, 1, 0.5): "0.90403857456 0.1442052505 4.8987335108 0.39713259266 1 0.69727764541",
+    (90, 30, 2, 2, 0.3): "0.96259033242 0.6426781461 8.951351831 0.58977750092 2 0.50748747272",
+    (16, 16, 9, 3, 0.4): "1.01002225661 0 3.18987720051 0.708773247208 3 1.13102956452",
+}
+
+
+@pytest.mark.parametrize(("case", "expected"), BULKS.items())
+def test_weightwatchers_bulk_is_reproduced(case, expected):
+    N, M, n_matrices, seed, offset = case
+    W = 0.2 * np.random.default_rng(seed).standard_normal((n_matrices, N, M))
+    W[:, :, 0] += offset
+    e = np.concatenate([np.linalg.eigvalsh(w.T @ w) for w in W])
+    row = _weightwatcher._row(np.sqrt(np.maximum(e, 0)).reshape(n_matrices, M), N, M)
+    columns = ("sigma_mp", "bulk_min", "bulk_max", "mp_softrank", "num_spikes", "W_scale")
+    found = [row[column] for column in columns]
+    assert found == pytest.approx([float(x) for x in expected.split()])
+
+
+def test_where_weightwatcher_fails_the_reason_is_given():
+    e = np.append(np.linspace(0.4, 0.6, 4999), 2500)
+    row = _weightwatcher._row(np.sqrt(e)[None], 10_000, 5000)
+    assert "misses the whole bulk, as the largest eigenvalue is 2500 times" in row["reason"]
 
 
 def test_where_the_two_conventions_differ():

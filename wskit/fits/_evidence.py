@@ -3,18 +3,13 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from wskit._base.checks import check_choice
 from wskit.errors import FitError
 from wskit.fits._power_law import PowerLawFit, above_noise, all_tails, best_xmin, tails
-
-Alternative = Literal["lognormal", "exponential", "truncated_power_law"]
 
 # The sign of a likelihood ratio counts below this p (Clauset et al. 2009, section 5).
 _SIGNIFICANT = 0.1
@@ -28,8 +23,6 @@ def alpha_interval(
     n_resamples: int = 200,
     level: float = 0.9,
     rng: np.random.Generator | int,
-    min_tail: int = 2,
-    rtol: float = 1e-12,
 ) -> tuple[float, float]:
     """Bootstrap an interval for the exponent of `wskit.fits.fit_power_law`.
 
@@ -49,8 +42,6 @@ def alpha_interval(
         Share of the exponents inside the interval.
     rng : numpy Generator or int
         The source of randomness, or a seed for a new one.
-    min_tail, rtol
-        As in `wskit.fits.fit_power_law`.
 
     Returns
     -------
@@ -73,7 +64,7 @@ def alpha_interval(
     >>> bool(low < 2.5 < high)
     True
     """
-    t = all_tails(above_noise(x, rtol), min_tail)
+    t = all_tails(above_noise(x))
     rng = np.random.default_rng(rng)
     # A resample is a count for each distinct value: nothing is sorted again, and no logarithm is
     # taken again.
@@ -83,7 +74,7 @@ def alpha_interval(
         counts = np.bincount(groups[rng.integers(t.n, size=t.n)], minlength=t.log_x.size)
         drawn = np.flatnonzero(counts)
         counts = counts[drawn]
-        resampled = tails(t.log_x[drawn], np.cumsum(counts) - counts, t.n, min_tail)
+        resampled = tails(t.log_x[drawn], np.cumsum(counts) - counts, t.n)
         if resampled.exponent.size:  # else all values are equal: draw again
             alphas.append(1 + resampled.exponent[best_xmin(resampled)[0]])
     low, high = np.quantile(alphas, [(1 - level) / 2, (1 + level) / 2])
@@ -95,8 +86,6 @@ def goodness_of_fit(
     *,
     n_resamples: int = 1000,
     rng: np.random.Generator | int,
-    min_tail: int = 2,
-    rtol: float = 1e-12,
 ) -> float:
     """Test whether a sample could have the power-law tail that `fit_power_law` finds in it.
 
@@ -114,8 +103,6 @@ def goodness_of_fit(
         Number of samples; p is accurate to about 1/(2 sqrt(n_resamples)).
     rng : numpy Generator or int
         The source of randomness, or a seed for a new one.
-    min_tail, rtol
-        As in `wskit.fits.fit_power_law`.
 
     Returns
     -------
@@ -142,7 +129,7 @@ def goodness_of_fit(
     >>> goodness_of_fit(np.full(300, 1.0) + np.arange(300), n_resamples=100, rng=0) > 0.1
     False
     """
-    t = all_tails(above_noise(x, rtol), min_tail)
+    t = all_tails(above_noise(x))
     rng = np.random.default_rng(rng)
     i, ks = best_xmin(t)
     start = int(t.start[i])
@@ -153,7 +140,7 @@ def goodness_of_fit(
         log_body = rng.choice(body, size=n_body) if n_body else body[:0]
         log_tail = t.log_x[i] + rng.exponential(1 / t.exponent[i], size=t.n - n_body)
         log_x = np.sort(np.concatenate([log_body, log_tail]))
-        drawn = tails(*np.unique(log_x, return_index=True), t.n, min_tail)
+        drawn = tails(*np.unique(log_x, return_index=True), t.n)
         n_as_far += drawn.exponent.size == 0 or best_xmin(drawn)[1] >= ks
     return n_as_far / n_resamples
 
@@ -161,15 +148,14 @@ def goodness_of_fit(
 def compare_tails(
     x: ArrayLike,
     fit: PowerLawFit,
-    *,
-    alternatives: Sequence[Alternative] = ("lognormal", "exponential", "truncated_power_law"),
-    rtol: float = 1e-12,
 ) -> pd.DataFrame:
     """Test whether other laws describe the fitted tail better than the power law.
 
-    Each alternative is fitted by maximum likelihood to the same values (by the `powerlaw`
-    package), and compared by the ratio of the likelihoods (Vuong 1989; Clauset et al. 2009,
-    section 5.2 and appendix C).
+    The alternatives are a lognormal law, an exponential law and a truncated power law,
+    x^(-alpha) exp(-Lambda x). Each is fitted by maximum likelihood to the same values (by the
+    `powerlaw` package), and compared by the ratio of the likelihoods (Vuong 1989; Clauset et al.
+    2009, section 5.2 and appendix C). The truncated power law includes the power law: it is never
+    less likely, and p says whether its cutoff is needed.
 
     Parameters
     ----------
@@ -177,11 +163,6 @@ def compare_tails(
         The values that `fit` was fitted to.
     fit : PowerLawFit
         The tail and its exponent.
-    alternatives : sequence of {"lognormal", "exponential", "truncated_power_law"}
-        The laws to compare with. The truncated power law, x^(-alpha) exp(-Lambda x), includes
-        the power law: it is never less likely, and p says whether its cutoff is needed.
-    rtol : float, default 1e-12
-        The threshold of noise that `fit` was made with.
 
     Returns
     -------
@@ -208,12 +189,12 @@ def compare_tails(
     >>> from wskit.fits import fit_power_law
     >>> x = -np.log(np.linspace(0.999, 0.001, 400))
     >>> fit = fit_power_law(x, xmin=0.1)
-    >>> compare_tails(x, fit, alternatives=["exponential"])["preferred"].tolist()
-    ['exponential']
+    >>> compare_tails(x, fit).set_index("alternative").preferred["exponential"]
+    'exponential'
     """
     import powerlaw
 
-    values = above_noise(x, rtol)
+    values = above_noise(x)
     # With xmin = 1 the optimiser sees the same numbers in all units.
     tail = values[values >= fit.xmin][-fit.n_tail :] / fit.xmin
     n_distinct = np.unique(tail).size
@@ -230,8 +211,7 @@ def compare_tails(
         "truncated_power_law": powerlaw.Truncated_Power_Law,
     }
     rows = []
-    for name in alternatives:
-        check_choice(name, kinds, FitError, "an alternative")
+    for name, kind in kinds.items():
         # powerlaw's fits warn, print and divide by zero on the way to a good result.
         with (
             warnings.catch_warnings(),
@@ -239,9 +219,7 @@ def compare_tails(
             contextlib.redirect_stdout(io.StringIO()),
         ):
             warnings.simplefilter("ignore")
-            law = kinds[name](
-                data=tail, xmin=1.0, parameter_ranges=_RANGES.get(name), verbose=False
-            )
+            law = kind(data=tail, xmin=1.0, parameter_ranges=_RANGES.get(name), verbose=False)
             ratio, p = powerlaw.loglikelihood_ratio(
                 expected.copy(),
                 law.loglikelihoods(tail),

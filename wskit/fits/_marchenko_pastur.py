@@ -2,17 +2,12 @@
 
 import functools
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from wskit._base.checks import check_choice
 from wskit.errors import FitError
-from wskit.fits._weightwatcher import fit_weightwatcher
-
-Method = Literal["quantiles", "weightwatcher"]
 
 # The Tracy-Widom law of real matrices as a shifted gamma law (Chiani 2014, table 1).
 _TW_SHAPE, _TW_SCALE, _TW_SHIFT = 46.446, 0.186054, 9.84801
@@ -154,24 +149,15 @@ def fit_marchenko_pastur(
     *,
     N: int,
     M: int,
-    method: Method = "quantiles",
 ) -> MPFit:
     r"""Fit the Marchenko-Pastur law to the bulk of a spectrum, and count the spikes.
 
-    "quantiles" finds the sigma that brings the quantiles of the law nearest, by least squares, to
-    the sorted singular values. Eigenvalues beyond the `edge` are spikes; they are taken out, and
+    The fit finds the sigma that brings the quantiles of the law nearest, by least squares, to the
+    sorted singular values. Eigenvalues beyond the `edge` are spikes; they are taken out, and
     the fit is repeated until nothing changes. The k spikes of a matrix also take k dimensions from
     its noise, so that the rest is compared with the law of an (N - k) x (M - k) matrix. The edge
     is the 99 % point of the largest eigenvalue of all `n_matrices` under noise, lambda_plus +
     tw_scale * t, with t from the shifted-gamma form of the Tracy-Widom law (Chiani 2014).
-
-    "weightwatcher" gives the numbers of WeightWatcher 0.7.7, which fits the law to a kernel
-    density estimate. Its columns are ``W_scale = sqrt(n/sum(eigenvalues))``,
-    ``sigma_mp = fit.sigma * W_scale * sqrt(N)``, ``bulk_min`` and ``bulk_max`` =
-    lambda_minus and lambda_plus, ``mp_softrank = soft_rank`` and ``num_spikes = n_spikes``. It
-    multiplies the weights of 4-D layers by sqrt(1/2) first. For square matrices it fits another
-    law, whose support does not depend on sigma. Its edge is some six Tracy-Widom scales away
-    instead of two.
 
     Parameters
     ----------
@@ -179,8 +165,6 @@ def fit_marchenko_pastur(
         Eigenvalues of W^T W (no 1/N), zeros included: M for each of the matrices, in any order.
     N, M : int
         Rows and columns of the matrices, N >= M.
-    method : {"quantiles", "weightwatcher"}, default "quantiles"
-        How to find sigma and the edge.
 
     Returns
     -------
@@ -190,8 +174,7 @@ def fit_marchenko_pastur(
     ------
     FitError
         If the number of eigenvalues is not a multiple of M, or they are not finite, negative
-        beyond rounding, or mostly 0; with "weightwatcher", if its density estimate misses the
-        bulk.
+        beyond rounding, or mostly 0.
 
     References
     ----------
@@ -209,13 +192,8 @@ def fit_marchenko_pastur(
     >>> round(fit.sigma, 3), fit.n_spikes
     (0.1, 1)
     """
-    check_choice(method, Method, FitError, "method")
     values = sort_eigenvalues(eigenvalues, N, M)
-    if method == "weightwatcher":
-        sigma, edge = fit_weightwatcher(values, N, M)
-        k = 0
-    else:
-        sigma, edge, k = _fit_quantiles(values, N, M)
+    sigma, edge, k = _fit_quantiles(values, N, M)
     bulk = values[values <= edge]
     steps = np.arange(bulk.size + 1) / max(bulk.size, 1)
     share = MarchenkoPastur(sigma, N - k, M - k).cdf(bulk)
@@ -253,15 +231,11 @@ def sort_eigenvalues(eigenvalues: ArrayLike, N: int, M: int) -> Float[np.ndarray
 @functools.lru_cache(maxsize=64)
 def _unit_law(N: int, M: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Tabulate the law of sigma = 1: points from edge to edge, and the share at or below each."""
-    # Even steps in the angle resolve the square roots at both ends. With
-    # y = a + (b - a) sin(angle)^2, the first angle of `MarchenkoPastur.cdf` is this one.
-    angle = np.linspace(0, np.pi / 2, 4001)
-    sine, cosine = np.sin(angle), np.cos(angle)
-    n, m = np.sqrt(N), np.sqrt(M)
-    a, b = (n - m) ** 2, (n + m) ** 2
-    share = (b - a) * sine * cosine + (a + b) * angle
-    share -= 2 * (N - M) * np.arctan2((n + m) * sine, (n - m) * cosine)
-    return a + (b - a) * sine**2, np.clip(share / (2 * np.pi * M), 0, 1)
+    # Even steps in the angle resolve the square roots at both ends.
+    law = MarchenkoPastur(1.0, N, M)
+    sine = np.sin(np.linspace(0, np.pi / 2, 4001))
+    x = law.lambda_minus + (law.lambda_plus - law.lambda_minus) * sine**2
+    return x, law.cdf(x)
 
 
 def _fit_quantiles(values: Float[np.ndarray, " n"], N: int, M: int) -> tuple[float, float, int]:

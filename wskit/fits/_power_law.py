@@ -64,7 +64,6 @@ def fit_power_law(
     *,
     method: Method = "ks",
     xmin: float | None = None,
-    min_tail: int = 2,
     rtol: float = 1e-12,
 ) -> PowerLawFit:
     r"""Fit a power law to the tail of `x` by maximum likelihood.
@@ -86,8 +85,6 @@ def fit_power_law(
         the next smaller value as xmin (Hill 1975).
     xmin : float, optional
         Where the tail begins. None leaves it to `method`.
-    min_tail : int, default 2
-        The smallest number of values in a tail; at least 2 of them must differ.
     rtol : float, default 1e-12
         Values of at most ``rtol * max(x)`` are dropped as noise of the eigensolver. The threshold
         is relative, so that alpha is the same for ``x`` and for ``c * x``.
@@ -100,8 +97,8 @@ def fit_power_law(
     Raises
     ------
     FitError
-        If `x` holds NaN, inf or negative values, if no tail has `min_tail` values, or if both
-        `xmin` and "hill" are given.
+        If `x` holds NaN, inf or negative values, if no tail has two different values, or if
+        both `xmin` and "hill" are given.
 
     References
     ----------
@@ -130,25 +127,23 @@ def fit_power_law(
                 'method="hill" needs at least 2 values and finds xmin itself, got '
                 f"{values.size} values and xmin={xmin}."
             )
-        return _fit_tail(values, values.size - k, values[-k - 1], min_tail)
+        return _fit_tail(values, values.size - k, values[-k - 1])
     if xmin is None:
-        t = all_tails(values, min_tail)
+        t = all_tails(values)
         start = int(t.start[best_xmin(t)[0]])
-        return _fit_tail(values, start, values[start], min_tail)
+        return _fit_tail(values, start, values[start])
     if not 0 < xmin < np.inf:
         raise FitError(f"xmin must be positive and finite, got {xmin}.")
-    return _fit_tail(values, int(np.searchsorted(values, xmin)), xmin, min_tail)
+    return _fit_tail(values, int(np.searchsorted(values, xmin)), xmin)
 
 
-def ks_curve(x: ArrayLike, *, min_tail: int = 2, rtol: float = 1e-12) -> pd.DataFrame:
+def ks_curve(x: ArrayLike) -> pd.DataFrame:
     """Fit the tail that begins at each value: the candidates of `fit_power_law`.
 
     Parameters
     ----------
     x : array of any shape
         Non-negative values, such as the eigenvalues of W^T W.
-    min_tail, rtol
-        As in `fit_power_law`.
 
     Returns
     -------
@@ -165,8 +160,8 @@ def ks_curve(x: ArrayLike, *, min_tail: int = 2, rtol: float = 1e-12) -> pd.Data
     >>> ks_curve(np.exp([0.0, 1.0, 2.0])).round(3).values.tolist()
     [[1.0, 2.0, 0.299, 3.0], [2.718, 3.0, 0.365, 2.0]]
     """
-    values = above_noise(x, rtol)
-    t = all_tails(values, min_tail)
+    values = above_noise(x)
+    t = all_tails(values)
     candidates = range(t.exponent.size)
     start = t.start[: t.exponent.size]
     return pd.DataFrame(
@@ -179,7 +174,7 @@ def ks_curve(x: ArrayLike, *, min_tail: int = 2, rtol: float = 1e-12) -> pd.Data
     )
 
 
-def above_noise(x: ArrayLike, rtol: float) -> Float[np.ndarray, " n"]:
+def above_noise(x: ArrayLike, rtol: float = 1e-12) -> Float[np.ndarray, " n"]:
     """Return the values above ``rtol * max(x)`` in ascending order; refuse NaN and negatives."""
     values = np.sort(np.asarray(x, dtype=np.float64), axis=None)
     n_bad = np.count_nonzero(~np.isfinite(values))
@@ -196,16 +191,14 @@ def above_noise(x: ArrayLike, rtol: float) -> Float[np.ndarray, " n"]:
     return values[values > noise]
 
 
-def _fit_tail(
-    values: Float[np.ndarray, " n"], start: int, xmin: float, min_tail: int
-) -> PowerLawFit:
+def _fit_tail(values: Float[np.ndarray, " n"], start: int, xmin: float) -> PowerLawFit:
     """Fit ``values[start:]``, which are ascending and at or above `xmin`."""
     tail = values[start:]
     log_ratio = np.log(tail / xmin)
     total = log_ratio.sum()
-    if tail.size < min_tail or total == 0:
+    if tail.size < 2 or total == 0:
         raise FitError(
-            f"a tail needs at least {min_tail} values that are not all equal, got {tail.size} "
+            f"a tail needs at least 2 values that are not all equal, got {tail.size} "
             f"from xmin={xmin:g} on; choose an xmin below the largest value, "
             f"{values.max(initial=0):g}."
         )
@@ -259,31 +252,27 @@ class Tails:
         return np.abs(law, out=law)
 
 
-def tails(
-    log_x: Float[np.ndarray, " m"], start: Int[np.ndarray, " m"], n: int, min_tail: int
-) -> Tails:
-    """Fit all tails of at least `min_tail` values that are not all equal.
+def tails(log_x: Float[np.ndarray, " m"], start: Int[np.ndarray, " m"], n: int) -> Tails:
+    """Fit all tails of values that are not all equal.
 
     The sums T_i = sum over the tail of ln(x_j/x_i) follow from T_i = T_{i+1} + n_{i+1} (ln x_{i+1}
     - ln x_i), in which all terms are positive, so that nothing cancels.
     """
     n_tail = n - start
-    n_candidates = min(
-        int(np.count_nonzero(n_tail >= min_tail)), int(np.searchsorted(log_x, log_x[-1]))
-    )
+    n_candidates = int(np.searchsorted(log_x, log_x[-1]))  # different values may have one log
     sums = np.cumsum((n_tail[1:] * np.diff(log_x))[::-1])[::-1][:n_candidates]
     return Tails(log_x, start, n, n_tail[:n_candidates] / sums)
 
 
-def all_tails(values: Float[np.ndarray, " n"], min_tail: int) -> Tails:
+def all_tails(values: Float[np.ndarray, " n"]) -> Tails:
     """Fit all tails of ascending values; raise if there is none."""
     unique, start = np.unique(values, return_index=True)
     if unique.size:
-        t = tails(np.log(unique), start, values.size, min_tail)
+        t = tails(np.log(unique), start, values.size)
     if unique.size == 0 or t.exponent.size == 0:
         raise FitError(
-            f"a power law needs a tail of at least {min_tail} positive values that are not all "
-            f"equal, got {values.size} values, {unique.size} of them different."
+            "a power law needs a tail of at least 2 positive values that are not all equal, got "
+            f"{values.size} values, {unique.size} of them different."
         )
     return t
 
