@@ -13,7 +13,7 @@ import filelock
 import pytest
 import torch
 from checkpoint_kit import Blocks, weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wskit.averaging import average
@@ -40,7 +40,8 @@ def model(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {name: content for name, content in found.items() if name != ".wskit.json"}
 
 
 @pytest.mark.parametrize("kind", [dict, Blocks])
@@ -48,7 +49,7 @@ def test_the_layout_of_hugging_face(tmp_path, kind):
     values = model()
     folder = save_weights(kind(values), tmp_path / "llama-3.1", shard_size=900)
     names = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
-    assert sorted(path.name for path in folder.iterdir()) == [*names, INDEX]
+    assert list(contents(folder)) == [*names, INDEX]
     index = json.loads((folder / INDEX).read_text())
     assert index["metadata"] == {"total_size": 400 + 48 + 4000 + 8 + 400}
     expected = dict(zip(values, [names[i] for i in (0, 0, 1, 2, 2, 2)], strict=True))
@@ -64,7 +65,7 @@ def test_the_layout_of_hugging_face(tmp_path, kind):
 
 def test_one_shard_has_no_index(tmp_path):
     folder = save_weights(weights(), tmp_path / "new", metadata={"note": "x"})
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    assert list(contents(folder)) == ["model.safetensors"]
     with open_checkpoint(folder) as ckpt:
         assert ckpt.metadata["note"] == "x"
         assert list(ckpt) == list(weights())
@@ -302,15 +303,61 @@ def test_bad_targets(tmp_path, ingredient):
         assert str(target) in str(caught.value) or "copy_from" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    before = sorted(ingredient.iterdir())
-    refuses("would be replaced, but it also holds '.hidden.json', 'README.md', ", ingredient)
-    assert sorted(ingredient.iterdir()) == before
     (tmp_path / "file").touch()
     refuses("expected a folder or nothing, got a file; move it away", tmp_path / "file")
     refuses("expected a folder as the target", tmp_path / "w.safetensors", copy_from=ingredient)
     refuses("got a file; leave copy_from out", tmp_path / "x", copy_from=ingredient / "config.json")
     refuses("got nothing; leave copy_from out", tmp_path / "x", copy_from=tmp_path / "none")
     refuses("expected the folder .* to exist", tmp_path / "none" / "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "a note",
+        "another configuration",
+        "weights of others",
+        "an edited shard",
+        "a link",
+        "a folder",
+    ],
+)
+def test_what_wskit_did_not_write_is_never_removed(tmp_path, change):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    out = save_weights(model(), tmp_path / "out", shard_size=900, copy_from=source)
+    save_weights(model(), out, shard_size=900, copy_from=source)  # its own folder is replaced
+    if change == "a note":
+        (out / "diary.txt").write_text("x")
+    elif change == "another configuration":
+        (out / "config.json").write_text('{"mine": true}')
+    elif change == "weights of others":
+        save_file({"w": torch.ones(1)}, out / "model.safetensors")
+    elif change == "an edited shard":
+        shard = out / "model-00001-of-00003.safetensors"
+        shard.write_bytes(shard.read_bytes()[:-4] + b"abcd")
+    elif change == "a link":
+        (out / "config.json").rename(tmp_path / "elsewhere.json")
+        (out / "config.json").symlink_to(tmp_path / "elsewhere.json")
+    else:
+        (out / "notes.json").mkdir()
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"one that wskit wrote, .* but it holds '"):
+        save_weights(model(), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_without_a_record_is_not_ours(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    save_weights({"w": torch.ones(1)}, folder)  # an empty folder is taken
+    for record in (None, b"[]", b"[" * 100_000, b"{"):
+        (folder / ".wskit.json").unlink(missing_ok=True)
+        if record is not None:
+            (folder / ".wskit.json").write_bytes(record)
+        with pytest.raises(CheckpointError, match=r"it holds .model.safetensors.; choose another"):
+            save_weights({"w": torch.ones(1)}, folder)
 
 
 def test_a_disk_that_is_too_small(tmp_path, monkeypatch):

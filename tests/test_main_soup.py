@@ -91,6 +91,7 @@ def test_shards_and_companions(files: list[str], tmp_path: Path, capsys: Any) ->
     assert cli.main([*arguments, "--shard-size", "0.2KB"]) == 0
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
+        ".wskit.json",
         "config.json",
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
@@ -132,11 +133,46 @@ def test_errors_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "kind", ["an ingredient", "its folder", "a link to it", "a hard link", "a shard", "a note"]
+)
+def test_nothing_of_the_user_s_is_replaced(
+    files: list[str], tmp_path: Path, capsys: Any, kind: str
+) -> None:
+    one = Path(files[0])
+    sharded = save_weights(model(4), tmp_path / "sharded", shard_size=1)
+    output = {
+        "an ingredient": one,
+        "its folder": one.parent,
+        "a link to it": tmp_path / "link.safetensors",
+        "a hard link": tmp_path / "hard.safetensors",
+        "a shard": next(sharded.glob("model-00001*")),
+        "a note": tmp_path / "mine.safetensors",
+    }[kind]
+    if kind == "a link to it":
+        output.symlink_to(one)
+    elif kind == "a hard link":
+        output.hardlink_to(one)
+    elif kind == "a note":
+        save_weights(model(4), output)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert cli.main(["soup", files[0], str(sharded), "-o", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert "would replace its ingredient" in error or "an earlier soup, got a file" in error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_earlier_soup_is_replaced(files: list[str], tmp_path: Path, capsys: Any) -> None:
+    for output in (tmp_path / "soup.safetensors", tmp_path / "soup"):
+        for _ in range(2):
+            assert cli.main(["soup", *files[:2], "-o", str(output)]) == 0
+
+
 def test_hashes_of_every_format(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", w=np.zeros(2))
     assert hash_files(tmp_path / "w.npz").keys() == {"w.npz"}
     sharded = save_weights(model(0), tmp_path / "sharded", shard_size=1)
-    names = {path.name for path in sharded.iterdir()}
+    names = {path.name for path in sharded.glob("model*")}
     assert len(names) == 3
     for source in (sharded, sharded / "model.safetensors.index.json"):
         found = hash_files(source)

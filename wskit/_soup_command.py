@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.method == "linear":
         made_of.setdefault("coefficients", [1 / len(models)] * len(models))
+    _check_output(Path(options.output).expanduser(), sources)
     path = save_weights(
         merged,
         options.output,
@@ -69,6 +70,28 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     if missing := sorted(needed - given.keys()):
         raise WskitError(f"--method {options.method} needs --{missing[0]}")
     return given
+
+
+def _check_output(output: Path, sources: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse an output that is, holds or leads to an ingredient, or a file that is no soup."""
+    target = output.resolve()
+    for source, hashes in sources.items():
+        place = Path(source).expanduser().resolve()
+        folder = place if place.is_dir() else place.parent
+        files = [place, *(folder / name for name in hashes)]
+        if target in place.parents or any(
+            target == file.resolve()
+            or (output.exists() and file.exists() and output.samefile(file))
+            for file in files
+        ):
+            raise WskitError(
+                f"{output}: the soup would replace its ingredient {source}; choose another name."
+            )
+    if output.is_file() and "soup" not in open_checkpoint(output).metadata:
+        raise WskitError(
+            f"{output}: expected nothing or an earlier soup, got a file that wskit soup did not "
+            "write; move it away, or choose another name."
+        )
 
 
 def _ingredient(options: argparse.Namespace, number: int) -> Path:

@@ -60,7 +60,8 @@ def save_weights(
     path
         The target: a file whose suffix is ``.safetensors``, or a folder: one that exists, or a
         name without a suffix. The folder around it must exist. A folder is replaced as a whole,
-        and only if it holds nothing but weights, configurations and a tokenizer.
+        and only if it holds nothing but files that wskit wrote and nobody changed: their
+        fingerprints are in its file ``.wskit.json``.
     metadata
         Strings to keep in the header of every file, such as what the weights were made of.
     shard_size
@@ -93,7 +94,7 @@ def save_weights(
     >>> from wskit.checkpoints import open_checkpoint
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     saved = save_weights({"a": torch.ones(3), "b": torch.ones(2)}, folder, shard_size=12)
-    ...     print(*sorted(path.name for path in saved.iterdir()))
+    ...     print(*sorted(path.name for path in saved.glob("model*")))
     ...     open_checkpoint(saved)["b"]
     model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json
     tensor([1., 1.])

@@ -1,13 +1,13 @@
 """A folder of weights in Hugging Face's layout: shards, their index, what lies beside them.
 
 The folder is made in a hidden one beside its target, and takes its place by renames. Finished
-shards outlive a failure: beside them, a journal says what they were made of.
+shards outlive a failure: beside them, a journal says what they were made of. A record in the folder
+says which files wskit wrote; a folder that holds anything else is never replaced.
 """
 
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +23,8 @@ from wskit.checkpoints._save_file import Plan, Work, plan_file, write_file
 from wskit.errors import CheckpointError
 
 _STEM = "model"
-_OURS = re.compile(rf"{_STEM}(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_RECORD = ".wskit.json"
+_SAMPLE = 2**20  # bytes at either end of a file that stand for its content
 _COMPANIONS = (".json", ".txt", ".model", ".jinja")  # configurations, tokenizers
 
 
@@ -66,23 +67,45 @@ def find_companions(folder: Path) -> list[Path]:
 
 
 def check_target(target: Path) -> None:
-    """Refuse a target that is no folder, or that holds what would be lost."""
+    """Refuse a target that is no folder, or that holds what wskit did not write."""
     if not target.exists():
         return
     if not target.is_dir():
         raise CheckpointError(f"{target}: expected a folder or nothing, got a file; move it away")
     with explain_write_errors(target, CheckpointError):
-        found = sorted(target.iterdir())
-    others = [
-        path.name
-        for path in found
-        if not (_OURS.fullmatch(path.name) and path.is_file()) and not _is_companion(path)
-    ]
+        found = sorted(path for path in target.iterdir() if path.name != _RECORD)
+        written = _read_record(target / _RECORD)
+        others = [path.name for path in found if written.get(path.name, "") != _fingerprint(path)]
     if others:
         raise CheckpointError(
-            f"{target}: expected a folder of .safetensors weights, which would be replaced, but it"
-            f" also holds {shorten(others)}; choose another folder"
+            f"{target}: expected an empty folder or one that wskit wrote, which would be replaced,"
+            f" but it holds {shorten(others)}; choose another folder"
         )
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    """Return the fingerprints of the files that were written beside a record; none without it."""
+    try:
+        record = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Return the sha256 of a file's length and of its two ends; None where it is no file.
+
+    A whole hash would take as long as to write the file.
+    """
+    if path.is_symlink() or not path.is_file():
+        return None
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_SAMPLE))
+        file.seek(max(size - _SAMPLE, 0))
+        digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
 
 
 def write_folder(
@@ -107,10 +130,10 @@ def write_folder(
     with _workshop(target, list(plans) if made_of else []) as folder:
         made, journal = folder / "made", folder / "journal.json"
         heads = hashlib.sha256(b"".join(plan.head for plan in plans.values())).hexdigest()
-        record = json.dumps({"made_of": dict(made_of), "headers": heads}).encode()
-        if not (made_of and journal.is_file() and journal.read_bytes() == record):
+        content = json.dumps({"made_of": dict(made_of), "headers": heads}).encode()
+        if not (made_of and journal.is_file() and journal.read_bytes() == content):
             shutil.rmtree(made, ignore_errors=True)
-            write(journal, record)
+            write(journal, content)
         made.mkdir(exist_ok=True)
         for path in made.iterdir():
             if path.name not in plans or path.stat().st_size != plans[path.name].nbytes:
@@ -127,6 +150,8 @@ def write_folder(
             write(made / path.name, path.read_bytes())
         if len(plans) > 1:
             write(made / f"{_STEM}.safetensors{INDEX_SUFFIX}", _index(weights, plans))
+        record = {path.name: _fingerprint(path) for path in made.iterdir() if path.name != _RECORD}
+        write(made / _RECORD, json.dumps(record, indent=2, sort_keys=True).encode())
         if target.exists():
             target.rename(folder / "old")
         made.rename(target)
