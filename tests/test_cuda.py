@@ -105,12 +105,11 @@ def saved(c, folder):
 
 
 ENTRIES = {
-    "spectrum, svd": lambda c: spec.spectrum(c.big, method="svd"),
     "spectrum, large": lambda c: spec.spectrum(c.big.cpu(), device=c.device),
     "spectrum, fft": lambda c: spec.spectrum(c.kernel, conv="fft"),
     "spectra": lambda c: spec.spectra(c.base | {"kernel": c.kernel}),
     "aspect_spectrum": lambda c: spec.aspect_spectrum(c.big),
-    "low_rank_spectrum": lambda c: spec.low_rank_spectrum(c.B, c.A),
+    "low-rank": lambda c: spec.spectra({"x.lora_A.weight": c.A, "x.lora_B.weight": c.B}),
     "spectral_density": lambda c: spec.spectral_density(c.big, seed=0, n_steps=20),
     "shuffled_weights": lambda c: dict(spec.shuffled_weights(c.base, seed=0)),
     "difference": lambda c: dict(spec.difference(c.models[0], c.base)),

@@ -10,7 +10,6 @@ from wskit.spectra import (
     aspect_spectrum,
     difference,
     inventory,
-    low_rank_spectrum,
     matrices,
     shuffled,
     shuffled_weights,
@@ -51,16 +50,6 @@ def test_spectrum_equals_the_squared_singular_values(shape, conv, dtype):
     assert s.n_matrices * s.M == s.eigenvalues.size
     assert s.n_matrices * s.N * s.M == W.numel()
     assert s.Q == s.N / s.M
-
-
-def test_svd_sees_what_the_gram_matrix_cannot():
-    """An eigenvalue of 1e-18 of the largest: kept by singular values, lost in W^T W."""
-    U, V = torch.linalg.qr(randn(9, 3))[0].double(), torch.linalg.qr(randn(3, 3))[0].double()
-    U, V = torch.linalg.qr(U)[0], torch.linalg.qr(V)[0]
-    W = (U * torch.tensor([1.0, 1e-4, 1e-9], dtype=torch.float64)) @ V.T
-    assert spectrum(W, method="svd").eigenvalues == pytest.approx([1e-18, 1e-8, 1], rel=1e-4)
-    assert spectrum(W).eigenvalues[1:] == pytest.approx([1e-8, 1], rel=1e-6)
-    assert spectrum(W).eigenvalues[0] < 1e-15
 
 
 def test_spectrum_recovers_planted_singular_values():
@@ -335,7 +324,7 @@ def test_low_rank_pairs_are_one_row_and_equal_the_product():
     product = (
         weights["q.lora_B.default.weight"].double() @ weights["q.lora_A.default.weight"].double()
     )
-    expected = spectrum(product, method="svd").eigenvalues
+    expected = naive_spectrum(product, "slices")
     assert (s.N, s.M, s.eigenvalues.size) == (30, 20, 20)
     np.testing.assert_allclose(s.eigenvalues[-4:], expected[-4:], rtol=1e-10)
     assert (s.eigenvalues[:-4] == 0).all()
@@ -343,14 +332,14 @@ def test_low_rank_pairs_are_one_row_and_equal_the_product():
 
 
 def test_a_low_rank_pair_of_huge_sides_costs_its_factors():
-    s = low_rank_spectrum(randn(16_000, 2), randn(2, 90_000))
-    assert (s.N, s.M) == (90_000, 16_000)
-    assert np.count_nonzero(s.eigenvalues) == 2
     side = MAX_SIDE + 1
-    pair = {"x.lora_A.weight": randn(2, side), "x.lora_B.weight": randn(side, 2)}
-    assert [(s.name, s.M) for s in spectra(pair)] == [("x.lora_BA", side)]
-    with pytest.raises(SpectrumError, match="pair 'x' holds NaN or inf in 3 of its 6 entries"):
-        low_rank_spectrum(torch.full((3, 1), torch.nan), randn(1, 3), name="x")
+    pair = {"x.lora_A.weight": randn(2, 90_000), "x.lora_B.weight": randn(side, 2)}
+    (s,) = spectra(pair)
+    assert (s.name, s.N, s.M) == ("x.lora_BA", 90_000, side)
+    assert np.count_nonzero(s.eigenvalues) == 2
+    pair["x.lora_B.weight"][:, 0] = torch.nan
+    with pytest.raises(SpectrumError, match=rf"'x.lora_BA' holds NaN or inf in {side} of its"):
+        spectra(pair)
 
 
 def test_spectra_are_those_of_each_layer():

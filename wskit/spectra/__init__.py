@@ -3,7 +3,7 @@
 from wskit.spectra._controls import DerivedWeights as DerivedWeights
 from wskit.spectra._controls import aspect_spectrum, difference, shuffled, shuffled_weights
 from wskit.spectra._density import spectral_density
-from wskit.spectra._eigen import Spectrum, low_rank_spectrum, spectra, spectrum
+from wskit.spectra._eigen import Spectrum, spectra, spectrum
 from wskit.spectra._layers import ConvRule as ConvRule
 from wskit.spectra._layers import QkvRule as QkvRule
 from wskit.spectra._layers import inventory, matrices
@@ -13,7 +13,6 @@ __all__ = [
     "aspect_spectrum",
     "difference",
     "inventory",
-    "low_rank_spectrum",
     "matrices",
     "shuffled",
     "shuffled_weights",

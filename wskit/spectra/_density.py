@@ -120,7 +120,7 @@ def spectral_density(
         basis.append(U / beta.clamp_min(torch.finfo(torch.float64).tiny))
     a, b = torch.stack(alphas, 1), torch.stack(betas, 1)[:, :-1]
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise nonfinite_error(f"tensor {name!r}", [W])
+        raise nonfinite_error(name, [W])
     T = torch.diag_embed(a) + torch.diag_embed(b, 1) + torch.diag_embed(b, -1)
     nodes, vectors = torch.linalg.eigh(T)
     weights = vectors[:, 0, :].square() / n_probes

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ from wskit.spectra._layers import (
     layer_of,
     layers,
 )
-
-Method = Literal["gram", "svd"]
 
 MAX_SIDE = 16_384  # the largest M whose eigenvalues are computed; `spectral_density` goes beyond
 BLOCK = 2**25  # bytes of float64 that are converted, or batched, at a time
@@ -70,11 +68,15 @@ def spectrum(
     W: Tensor | nn.Module,
     *,
     conv: ConvRule = "slices",
-    method: Method = "gram",
     device: torch.device | str | None = None,
     name: str = "",
 ) -> Spectrum:
     """Compute the eigenvalues of W^T W, in float64 whatever the dtype of `W`.
+
+    The Gram matrix of the smaller side is solved, which is two to seven times faster than singular
+    values. Its error is about 1e-14 of the largest eigenvalue, less than the error of storing
+    weights in float32. Where smaller eigenvalues of float64 weights matter (ranks, inverses), use
+    `torch.linalg.svdvals`.
 
     Parameters
     ----------
@@ -83,11 +85,6 @@ def spectrum(
         anything is computed. A module must hold exactly one weight with a matrix.
     conv : {"slices", "unfold", "fft"}, default "slices"
         The rule for convolutions, see `inventory`.
-    method : {"gram", "svd"}, default "gram"
-        ``"gram"`` solves the Gram matrix of the smaller side, which is two to seven times faster.
-        Its error is about 1e-14 of the largest eigenvalue, less than the error of storing weights
-        in float32. ``"svd"`` squares singular values: use it for float64 weights where
-        eigenvalues below 1e-13 of the largest matter (ranks, inverses).
     device : torch.device or str, optional
         Where to compute. None means where `W` is.
     name : str, optional
@@ -108,18 +105,17 @@ def spectrum(
     array([ 9., 16.])
     """
     check_choice(conv, ConvRule, SpectrumError, "conv")
-    check_choice(method, Method, SpectrumError, "method")
     if conv == "per-slice":
         raise SpectrumError("conv='per-slice' gives one spectrum per slice; use `spectra`.")
     if isinstance(W, nn.Module):
         W = _only_weight(W)
     # Only the shape is known of the tensor, which is taken for the weight of a layer.
-    layer = layer_of(f"{name}.weight", W.shape, W.dtype, conv)
-    label = f"tensor {name!r}" if name else "the tensor"
+    layer = replace(layer_of(f"{name}.weight", W.shape, W.dtype, conv), name=name)
     if layer.reason:
-        raise SpectrumError(f"{label} of shape {tuple(W.shape)} has no spectrum: {layer.reason}.")
-    _check_side(layer.M, label)
-    return replace(_solve(W, layer, conv, method, device, label), name=name)
+        shape = tuple(W.shape)
+        raise SpectrumError(f"{_label(name)} of shape {shape} has no spectrum: {layer.reason}.")
+    _check_side(layer)
+    return _solve(W, layer, conv, device)
 
 
 def spectra(
@@ -184,10 +180,9 @@ def spectra(
         layer = known[name]
         try:
             if layer.factor:
-                A, B = weights[layer.factor], weights[layer.tensor]
-                found[name] = low_rank_spectrum(B, A, name=name)
+                found[name] = _low_rank(weights[layer.tensor], weights[layer.factor], layer)
                 continue
-            _check_side(layer.M, f"tensor {name!r}")
+            _check_side(layer)
             if layer.M <= _SMALL and conv != "fft":
                 W = as_matrix(weights[layer.tensor], layer, conv)
                 batches.add(layer, W.to(_place(W, layer, device)))
@@ -203,44 +198,18 @@ def spectra(
     return [found[name] for name in chosen if name in found]
 
 
-def low_rank_spectrum(
-    B: Float[Tensor, "out r"], A: Float[Tensor, "r in"], *, name: str = ""
-) -> Spectrum:
-    """Compute the spectrum of the product B A of a low-rank pair from its factors.
+def _low_rank(B: Float[Tensor, "out r"], A: Float[Tensor, "r in"], layer: Layer) -> Spectrum:
+    """Compute the spectrum of the product B A from its factors.
 
     With B = Q_B R_B and A^T = Q_A R_A, the singular values of B A are those of the r x r matrix
     R_B R_A^T: the product, of out x in entries, is never formed (Hu et al. 2021,
-    arXiv:2106.09685, for the pair).
-
-    Parameters
-    ----------
-    B : Tensor of shape (out, r)
-    A : Tensor of shape (r, in)
-    name : str, optional
-        Kept in the result.
-
-    Returns
-    -------
-    Spectrum
-        Of a matrix of out x in; all but r of its eigenvalues are exactly 0.
-
-    Raises
-    ------
-    SpectrumError
-        If the factors hold NaN or inf.
-
-    Examples
-    --------
-    >>> low_rank_spectrum(torch.tensor([[1.0], [0.0]]), torch.tensor([[2.0, 0.0]])).eigenvalues
-    array([0., 4.])
+    arXiv:2106.09685, for the pair). All but r of the eigenvalues are exactly 0.
     """
-    label = f"pair {name!r}" if name else "the pair"
     if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
-        raise nonfinite_error(label, [A, B])
-    N, M = max(B.shape[0], A.shape[1]), min(B.shape[0], A.shape[1])
+        raise nonfinite_error(layer.name, [A, B])
     R_B, R_A = (torch.linalg.qr(F.detach().double(), mode="r").R for F in (B, A.mT))
-    squares = torch.linalg.svdvals(R_B @ R_A.mT).square().cpu().numpy()[:M]
-    return _spectrum(name, N, M, 1, np.concatenate([np.zeros(M - squares.size), squares]))
+    squares = torch.linalg.svdvals(R_B @ R_A.mT).square().cpu().numpy()[: layer.M]
+    return _spectrum(layer, np.concatenate([np.zeros(layer.M - squares.size), squares]))
 
 
 def _only_weight(module: nn.Module) -> Tensor:
@@ -270,7 +239,7 @@ class _Batches:
         stack = W if W.ndim == 3 else W[None]
         step = max(1, BLOCK // (8 * layer.N * layer.M))
         with _threads_for(layer.M):
-            gram = torch.cat([_gram(_contiguous(part)) for part in stack.split(step)])
+            gram = torch.cat([_gram(part) for part in stack.split(step)])
         self._waiting.setdefault((layer.M, gram.device), []).append((layer, gram))
         self._bytes += gram.nbytes
         if self._bytes > BLOCK:
@@ -278,34 +247,24 @@ class _Batches:
 
     def flush(self) -> None:
         for (M, _), waiting in self._waiting.items():
-            grams = torch.cat([gram for _, gram in waiting])
-            bad = ~torch.isfinite(grams.diagonal(dim1=-2, dim2=-1)).all(dim=-1)
-            if bad.any():
-                grams[bad] = 0
             with _threads_for(M):
-                values = _eigvalsh(grams)
-            values[bad] = torch.nan
-            each = values.cpu().numpy()
-            start = 0
-            for layer, gram in waiting:
-                own = each[start : start + len(gram)].ravel()
-                start += len(gram)
+                values = _eigenvalues(torch.cat([gram for _, gram in waiting]))
+            ends = np.cumsum([layer.n_matrices for layer, _ in waiting])
+            for (layer, _), own in zip(waiting, np.split(values, ends[:-1]), strict=True):
                 if np.isfinite(own).all():
-                    s = _spectrum(layer.name, layer.N, layer.M, layer.n_matrices, own)
-                    self._found[layer.name] = s
+                    self._found[layer.name] = _spectrum(layer, own)
                 else:
                     W = self._weights[layer.tensor]
-                    self._errors[layer.name] = str(nonfinite_error(f"tensor {layer.name!r}", [W]))
+                    self._errors[layer.name] = str(nonfinite_error(layer.name, [W]))
         self._waiting.clear()
         self._bytes = 0
 
 
 def _large(weights: Mapping[str, Tensor], layer: Layer, conv: ConvRule, device: Any) -> Spectrum:
     """Solve a single layer; read a tall matrix of a file by blocks of rows."""
-    label = f"tensor {layer.name!r}"
     tall = layer.kind == "matrix" and layer.shape == (layer.N, layer.M)
     if not (tall and isinstance(weights, LazyWeights) and weights.block_reads):
-        return _solve(weights[layer.tensor], layer, conv, "gram", device, label)
+        return _solve(weights[layer.tensor], layer, conv, device)
     step = max(1, BLOCK // (8 * layer.M))
 
     def rows() -> Iterator[Tensor]:
@@ -314,19 +273,17 @@ def _large(weights: Mapping[str, Tensor], layer: Layer, conv: ConvRule, device: 
 
     values = _eigenvalues(_gram_of_rows(rows(), layer.M, device))
     if not np.isfinite(values).all():
-        raise nonfinite_error(label, rows())
-    return _spectrum(layer.name, layer.N, layer.M, 1, values)
+        raise nonfinite_error(layer.name, rows())
+    return _spectrum(layer, values)
 
 
-def _solve(
-    W: Tensor, layer: Layer, conv: ConvRule, method: Method, device: Any, label: str
-) -> Spectrum:
+def _solve(W: Tensor, layer: Layer, conv: ConvRule, device: Any) -> Spectrum:
     with _threads_for(layer.M):
         blocks = _matrix_blocks(W, layer, conv, _place(W, layer, device))
-        values = np.concatenate([_squares(block, method) for block in blocks])
+        values = np.concatenate([_squares(block).ravel() for block in blocks])
     if not np.isfinite(values).all():
-        raise nonfinite_error(label, [W])
-    return _spectrum(layer.name, layer.N, layer.M, layer.n_matrices, values)
+        raise nonfinite_error(layer.name, [W])
+    return _spectrum(layer, values)
 
 
 def _matrix_blocks(
@@ -356,25 +313,19 @@ def _frequencies(W: Tensor, layer: Layer) -> Iterator[Tensor]:
         yield matrix if matrix.shape[-2] == layer.N else matrix.mT
 
 
-def _squares(stack: Tensor, method: Method) -> Float64[np.ndarray, " k"]:
+def _squares(stack: Tensor) -> Float64[np.ndarray, "..."]:
     """Return the squared singular values of a stack of (N, M) matrices."""
-    if method == "svd":
-        matrix = stack if stack.is_complex() else stack.double()
-        if not torch.isfinite(matrix).all():
-            return np.full(1, np.nan)
-        return torch.linalg.svdvals(matrix).square().cpu().numpy().ravel()
     if len(stack) == 1 and not stack.is_complex():
         step = max(1, BLOCK // (8 * stack.shape[-1]))
-        return _eigenvalues(_gram_of_rows(stack[0].split(step), stack.shape[-1], stack.device))
-    return _eigenvalues(_gram(stack if stack.is_complex() else _contiguous(stack)))
-
-
-def _contiguous(stack: Tensor) -> Tensor:
-    """Convert to float64 and copy: a product of strided slices would copy them twice."""
-    return stack.to(torch.float64, memory_format=torch.contiguous_format)
+        rows = stack[0].split(step)
+        return _eigenvalues(_gram_of_rows(rows, stack.shape[-1], stack.device))
+    return _eigenvalues(_gram(stack))
 
 
 def _gram(stack: Tensor) -> Tensor:
+    if not stack.is_complex():
+        # A product of strided slices would copy them twice.
+        stack = stack.to(torch.float64, memory_format=torch.contiguous_format)
     return stack.mH @ stack
 
 
@@ -388,10 +339,16 @@ def _gram_of_rows(rows: Iterable[Tensor], M: int, device: Any) -> Tensor:
     return gram
 
 
-def _eigenvalues(gram: Tensor) -> Float64[np.ndarray, " k"]:
-    if not torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all():
-        return np.full(1, np.nan)
-    return _eigvalsh(gram).cpu().numpy().ravel()
+def _eigenvalues(gram: Tensor) -> Float64[np.ndarray, "*n M"]:
+    """Solve a matrix or a stack on the faster device; NaN where a matrix is not finite."""
+    bad = ~torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all(dim=-1)
+    if bad.all():
+        return np.full(gram.shape[:-1], np.nan)
+    gram[bad] = 0
+    place = _solver(gram.shape[-1], math.prod(gram.shape[:-2]), gram.device)
+    values = torch.linalg.eigvalsh(gram.to(place))
+    values[bad.to(place)] = torch.nan
+    return values.cpu().numpy()
 
 
 def _place(W: Tensor, layer: Layer, device: Any) -> torch.device:
@@ -400,42 +357,40 @@ def _place(W: Tensor, layer: Layer, device: Any) -> torch.device:
     return place if W.numel() > _LITTLE else _solver(layer.M, layer.n_matrices, place)
 
 
-def _eigvalsh(gram: Tensor) -> Tensor:
-    """Compute the eigenvalues of a matrix or a stack on the faster device."""
-    place = _solver(gram.shape[-1], math.prod(gram.shape[:-2]), gram.device)
-    return torch.linalg.eigvalsh(gram.to(place))
-
-
 def _solver(M: int, n: int, device: torch.device) -> torch.device:
     """Return the faster of `device` and the CPU for n matrices of side M."""
     slower = M in _ONE_BY_ONE or (M <= 32 and n < _FEW)
     return torch.device("cpu") if device.type == "cuda" and slower else device
 
 
-def _check_side(M: int, label: str) -> None:
-    if M > MAX_SIDE:
+def _label(name: str) -> str:
+    return f"tensor {name!r}" if name else "the tensor"
+
+
+def _check_side(layer: Layer) -> None:
+    if layer.M > MAX_SIDE:
         raise SpectrumError(
-            f"{label} has a smaller side of {M}, over {MAX_SIDE}: its eigenvalues would take "
-            "hours; `spectral_density` gives an approximate density."
+            f"{_label(layer.name)} has a smaller side of {layer.M}, over {MAX_SIDE}: its "
+            "eigenvalues would take hours; `spectral_density` gives an approximate density."
         )
 
 
-def nonfinite_error(label: str, blocks: Iterable[Tensor]) -> SpectrumError:
+def nonfinite_error(name: str, blocks: Iterable[Tensor]) -> SpectrumError:
     """Make the error for a tensor whose eigenvalues are not finite, which is read once more."""
     sizes = [(int((~torch.isfinite(block)).sum()), block.numel()) for block in blocks]
     bad, total = map(sum, zip(*sizes, strict=True))
     if bad:
         return SpectrumError(
-            f"{label} holds NaN or inf in {bad} of its {total} entries; the model diverged or "
-            "the file is damaged."
+            f"{_label(name)} holds NaN or inf in {bad} of its {total} entries; the model "
+            "diverged or the file is damaged."
         )
-    return SpectrumError(f"{label} has entries whose squares overflow; scale it down.")
+    return SpectrumError(f"{_label(name)} has entries whose squares overflow; scale it down.")
 
 
-def _spectrum(name: str, N: int, M: int, n: int, values: Float64[np.ndarray, " k"]) -> Spectrum:
-    values = np.sort(np.maximum(values, 0.0))
+def _spectrum(layer: Layer, values: Float64[np.ndarray, "..."]) -> Spectrum:
+    values = np.sort(np.maximum(values, 0.0), axis=None)
     values.flags.writeable = False
-    return Spectrum(name=name, N=N, M=M, n_matrices=n, eigenvalues=values)
+    return Spectrum(layer.name, layer.N, layer.M, layer.n_matrices, values)
 
 
 @contextlib.contextmanager

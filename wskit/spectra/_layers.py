@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -67,8 +67,8 @@ def matrices(
         The tensor's name, or ``name[q]`` or ``name[0,2]`` for a part of it.
     W : Tensor of shape (N, M), or (n_matrices, N, M)
         A view of the tensor where possible, in its own dtype and on its own device. Low-rank pairs
-        are left out, as their product is never formed (see `low_rank_spectrum`), and so is
-        everything to which `inventory` gives a reason.
+        are left out, as their product is never formed, and so is everything to which `inventory`
+        gives a reason.
 
     Examples
     --------
@@ -169,15 +169,15 @@ def layer_of(name: str, shape: Sequence[int], dtype: torch.dtype, conv: ConvRule
     shape = tuple(shape)
     layer = Layer(name, name, shape, dtype)
     if len(shape) < 2:
-        return _without(layer, "a vector" if shape else "a scalar")
+        return replace(layer, reason="a vector" if shape else "a scalar")
     if dtype not in _DTYPES:
         dtype_name = str(dtype).removeprefix("torch.")
-        return _without(layer, f"its dtype is {dtype_name}, and a floating dtype is needed")
+        return replace(layer, reason=f"its dtype is {dtype_name}, and a floating dtype is needed")
     if 0 in shape:
-        return _without(layer, "it is empty")
+        return replace(layer, reason="it is empty")
     kind = _kind(name, shape)
     if not kind:
-        return _without(layer, f"it has {len(shape)} dimensions, and no rule is known for it")
+        return replace(layer, reason=f"it has {len(shape)} dimensions, and no rule is known for it")
     if kind == "matrix":
         *_, rows, columns = shape
         n_matrices = 1
@@ -192,9 +192,9 @@ def layer_of(name: str, shape: Sequence[int], dtype: torch.dtype, conv: ConvRule
         n_matrices, rows, columns = shape
     if min(rows, columns) == 1:
         hint = "; conv='unfold' takes its kernel as columns" if kind == "convolution" else ""
-        return _without(layer, f"it has one row or column, so one eigenvalue{hint}")
+        return replace(layer, reason=f"it has one row or column, so one eigenvalue{hint}")
     N, M = max(rows, columns), min(rows, columns)
-    return Layer(name, name, shape, dtype, kind, N, M, n_matrices)
+    return replace(layer, kind=kind, N=N, M=M, n_matrices=n_matrices)
 
 
 def as_matrix(W: Tensor, layer: Layer, conv: ConvRule) -> Float[Tensor, "*stack N M"]:
@@ -213,10 +213,6 @@ def as_matrix(W: Tensor, layer: Layer, conv: ConvRule) -> Float[Tensor, "*stack 
             axis = 0 if W.shape[0] == 3 * W.shape[1] else 1
             W = W.chunk(3, axis)[layer.part[0]]
     return W if W.shape[-2] == layer.N else W.mT
-
-
-def _without(layer: Layer, reason: str) -> Layer:
-    return Layer(layer.name, layer.tensor, layer.shape, layer.dtype, reason=reason)
 
 
 def _kind(name: str, shape: tuple[int, ...]) -> str:
@@ -242,9 +238,8 @@ def _split(layer: Layer, conv: ConvRule, qkv: QkvRule) -> list[Layer]:
         N, M = layer.M, layer.M
     else:
         return [layer]
-    name, shape, dtype = layer.name, layer.shape, layer.dtype
     return [
-        Layer(f"{name}[{label}]", name, shape, dtype, kind, N, M, 1, part=part)
+        replace(layer, name=f"{layer.name}[{label}]", kind=kind, N=N, M=M, n_matrices=1, part=part)
         for label, (kind, part) in parts.items()
     ]
 
