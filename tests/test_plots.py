@@ -198,14 +198,13 @@ def test_a_grid_has_a_picture_for_each_layer(W):
     plt.close()
 
 
-def test_a_metric_by_depth_marks_doubt_and_interval(ax):
+def test_a_metric_by_depth_marks_doubt(ax):
     weights = {f"layer{i}.$w$": torch.randn(80, 60) for i in range(3)}
     weights["few"] = torch.randn(8, 6)
-    table = spectral_table(weights, n_resamples=20)
+    table = spectral_table(weights)
     plots.plot_metric_by_depth(table, ax=ax)
     hollow = [line for line in ax.get_lines() if line.get_label() == "with a warning"]
     assert 3 in hollow[0].get_xdata()
-    assert len(ax.collections[0].get_segments()) == 4
     assert [tick.get_text() for tick in ax.get_xticklabels()] == list(weights)
     ax.figure.canvas.draw()
     other = Figure().subplots()

@@ -168,9 +168,7 @@ PICTURES = {
     ),
     "plot_loss_plane": plane,
     "plot_mean_curves": lambda: plots.plot_mean_curves(CURVES, x="epoch", y="loss", by="by"),
-    "plot_metric_by_depth": lambda: plots.plot_metric_by_depth(
-        spectral_table(layers(), n_resamples=2)
-    ),
+    "plot_metric_by_depth": lambda: plots.plot_metric_by_depth(spectral_table(layers())),
     "plot_model_map": lambda: plots.plot_model_map(
         MODELS[["x", "y"]], groups=MODELS.kind, markers=MODELS.kind, chosen={"mine": 3}
     ),

@@ -26,7 +26,7 @@ from wskit.features._stacks import (
 _BLOCK = 2**26  # bytes of cosines that are held at a time
 
 
-def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*models"]:
+def weight_correlation(W: Float[Tensor, "O I ..."]) -> Float[Tensor, ""]:
     r"""Compute the mean absolute cosine between the weights of two neurons of a layer.
 
     For a dense layer with rows :math:`w_1 \dots w_n`, over all pairs of different rows,
@@ -48,20 +48,13 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     W : Tensor of shape (O, I) or (O, I, *kernel)
         Any floating dtype. The cosines are computed on the device of `W`, in float64 if `W` is and
         else in float32, by blocks of rows, so that the matrix of all pairs is never held.
-    stacked : bool, default False
-        Whether `W` has an additional first axis, that of the models.
 
     Returns
     -------
-    Tensor of shape () or (models,)
+    Tensor of shape ()
         In [0, 1], and differentiable; NaN if there are no two neurons to compare, or `W` holds
         NaN, inf or values whose squares overflow. Random directions have `correlation_chance` on
         average: compare with that.
-
-    Raises
-    ------
-    FeatureError
-        If `W` has too few dimensions, or is not of a floating dtype.
 
     Examples
     --------
@@ -71,16 +64,13 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     >>> round(weight_correlation(W).item(), 4)
     0.4714
     """
-    if W.ndim < 2 + stacked or not W.is_floating_point():
-        shape = "(models, O, I, ...)" if stacked else "(O, I, ...)"
-        raise FeatureError(
-            f"a floating weight of shape {shape} is needed, got {W.dtype} of {tuple(W.shape)}."
-        )
-    if W.dtype not in (torch.float32, torch.float64):
-        W = W.float()
-    layer = W if stacked else W[None]
-    places = math.prod(layer.shape[3:])
-    vectors = layer.flatten(3).movedim(2, 1) if places > 1 else layer.flatten(2)[:, None]
+    return _correlate(W[None] if W.dtype == torch.float64 else W[None].float())[0]
+
+
+def _correlate(stack: Float[Tensor, "models O I ..."]) -> Float[Tensor, " models"]:
+    """Compute the correlation of a layer for all models together."""
+    places = math.prod(stack.shape[3:])
+    vectors = stack.flatten(3).movedim(2, 1) if places > 1 else stack.flatten(2)[:, None]
     norms = torch.linalg.vector_norm(vectors, dim=3, keepdim=True)
     # Zeros stay zeros, which add nothing to the sum and are not counted.
     unit = vectors / torch.where(norms > 0, norms, 1.0)
@@ -92,8 +82,7 @@ def weight_correlation(W: Tensor, *, stacked: bool = False) -> Float[Tensor, "*m
     # A norm of NaN must not be taken for a dead neuron, and one of inf has no direction.
     undefined = (n_channels == 0) | ~norms.isfinite().all(dim=3).all(dim=2).all(dim=1)
     mean = each.sum(dim=1) / torch.where(undefined, 1, n_channels)
-    mean = torch.where(undefined, torch.nan, mean)
-    return mean if stacked else mean[0]
+    return torch.where(undefined, torch.nan, mean)
 
 
 def _sum_of_pairs(unit: Float[Tensor, "stack n d"]) -> Float[Tensor, " stack"]:
@@ -102,8 +91,6 @@ def _sum_of_pairs(unit: Float[Tensor, "stack n d"]) -> Float[Tensor, " stack"]:
     row_bytes = n * unit.element_size()
     n_rows = max(1, min(n, _BLOCK // row_bytes))
     n_stack = max(1, _BLOCK // (row_bytes * n_rows))
-    if n_rows == n and n_stack >= len(unit):
-        return _sum_from(unit, 0, n)
     totals = []
     for part in unit.split(n_stack):
         total = part.new_zeros(len(part))
@@ -111,7 +98,7 @@ def _sum_of_pairs(unit: Float[Tensor, "stack n d"]) -> Float[Tensor, " stack"]:
             # The blocks are computed again for the gradient, as together they are all pairs.
             total = total + (
                 checkpoint(_sum_from, part, start, n_rows, use_reentrant=False)
-                if part.requires_grad
+                if n_rows < n and part.requires_grad
                 else _sum_from(part, start, n_rows)
             )
         totals.append(total)
@@ -265,7 +252,7 @@ def correlation_features(
     {'fc.weight.correlation': 0.0, 'fc.weight.excess': -0.637}
     """
     columns: dict[str, Tensor] = {}
-    for name, shape in _stacked_layers(stack_shapes(weights)).items():
+    for name, shape in _layers(stack_shapes(weights)).items():
         rho = _correlations(weights[name].reshape(-1, *shape), device)
         columns[f"{name}.correlation"] = rho
         columns[f"{name}.excess"] = rho - correlation_chance(_dimension(shape))
@@ -314,7 +301,7 @@ def pac_bayes_measure(
     >>> pac_bayes_measure({"fc.weight": W}, {"fc.weight": 0 * W}).round(4).iloc[0].tolist()
     [1.0, 0.5754, 1.5754]
     """
-    shapes, before = stack_shapes(weights), stack_shapes(initial)
+    shapes, before = float_shapes(weights), float_shapes(initial)
     if shapes != before:
         name = next(n for n in {**shapes, **before} if shapes.get(n) != before.get(n))
         raise FeatureError(
@@ -323,7 +310,7 @@ def pac_bayes_measure(
         )
     distance = torch.stack([_squared(weights[n], initial[n]) for n in shapes]).sum(dim=0) / 2
     terms = []
-    for name, shape in _stacked_layers(shapes).items():
+    for name, shape in _layers(stack_shapes(weights)).items():
         rho = _correlations(weights[name].reshape(-1, *shape), None).clamp(max=1.0)
         n_out, n_in = shape[0], math.prod(shape[1:])
         spread = (n_out - 1) * torch.log1p(-rho) + torch.log1p((n_out - 1) * rho)
@@ -379,7 +366,7 @@ def _term(W: Float[Tensor, "O I ..."]) -> Float[Tensor, ""]:
 def _correlations(
     stack: Float[Tensor, "models O I ..."], device: torch.device | str | None
 ) -> Float[Tensor, " models"]:
-    parts = [weight_correlation(part.double(), stacked=True) for part in blocks(stack, device)]
+    parts = [_correlate(part.double()) for part in blocks(stack, device)]
     return torch.cat(parts).cpu()
 
 
@@ -405,11 +392,6 @@ def _layers(shapes: Shapes) -> Shapes:
     if not found:
         raise FeatureError(f"a dense layer or a convolution is needed, got {kinds}.")
     return found
-
-
-def _stacked_layers(shapes: Shapes) -> Shapes:
-    """Return the layers of each model of a stack, without the axis of the models."""
-    return _layers({name: shape[1:] for name, shape in shapes.items()})
 
 
 def _dimension(shape: tuple[int, ...]) -> int:

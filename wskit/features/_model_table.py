@@ -24,7 +24,6 @@ Row = Mapping[str, object]
 Function = Callable[[str], Row | pd.Series | pd.DataFrame]
 
 _EVERY = 1.0  # seconds between two files of rows, which a killed run can lose
-_AT_MOST = 1024  # models in one file
 _OWN = ("source", "reason")
 
 
@@ -244,7 +243,7 @@ class _Store:
 
     def add(self, sha256: str, rows: list[Row]) -> None:
         self._new.append((sha256, rows))
-        if len(self._new) >= _AT_MOST or time.monotonic() - self._last > _EVERY:
+        if time.monotonic() - self._last > _EVERY:
             self.flush()
 
     def flush(self) -> None:

@@ -23,7 +23,7 @@ from wskit.features._stacks import (
     make_table,
     stack_shapes,
 )
-from wskit.fits import alpha_interval, caveats, fit_laws
+from wskit.fits import caveats, fit_laws
 from wskit.spectra import (
     ConvRule,
     QkvRule,
@@ -38,23 +38,11 @@ Convention = Literal["wskit", "weightwatcher"]
 
 _RTOL = 1e-12  # of the largest eigenvalue: smaller ones are the solver's noise, as in `fits`
 _TAIL = ["alpha", "xmin", "ks", "sigma", "n_tail"]
-_SCALE = ["alpha_weighted", "log_norm", "log_spectral_norm", "log_alpha_norm"]
-_SHAPE = ["stable_rank", "rank", "entropy", "n_erg"]
-_BULK = ["mp_sigma", "n_spikes", "soft_rank", "mp_ks"]
 _COUNTS = ["n_tail", "n_erg", "n_spikes"]
 _COLUMNS = ["name", "kind", "N", "M", "Q", "n_matrices", "n_eigenvalues"]
-_COLUMNS += [
-    *_TAIL,
-    "alpha_low",
-    "alpha_high",
-    *_SCALE,
-    *_SHAPE,
-    *_BULK,
-    "null_distance",
-    "phase",
-    "warning",
-    "reason",
-]
+_COLUMNS += [*_TAIL, "alpha_weighted", "log_norm", "log_spectral_norm", "log_alpha_norm"]
+_COLUMNS += ["stable_rank", "rank", "entropy", "n_erg", "mp_sigma", "n_spikes", "soft_rank"]
+_COLUMNS += ["mp_ks", "null_distance", "phase", "warning", "reason"]
 
 
 def spectral_table(
@@ -64,7 +52,6 @@ def spectral_table(
     qkv: QkvRule = "fused",
     convention: Convention = "wskit",
     null_seed: int | None = None,
-    n_resamples: int = 0,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -74,7 +61,6 @@ def spectral_table(
 
     ================== =============================================================================
     alpha .. n_tail    `wskit.fits.fit_power_law`; sigma is the standard error of alpha
-    alpha_low, _high   90 % bootstrap interval of alpha, if `n_resamples` is given
     log_norm           log10 of the sum, the squared Frobenius norm [1]_
     log_spectral_norm  log10 of the largest, the squared spectral norm [1]_
     alpha_weighted     alpha * log_spectral_norm [1]_, eq. 5
@@ -113,8 +99,6 @@ def spectral_table(
         Whose definitions the columns follow.
     null_seed : int, optional
         Compare with the weights that `wskit.spectra.shuffled` makes with this seed.
-    n_resamples : int, default 0
-        Number of bootstrap samples for the interval of alpha, drawn with seed 0.
     device : torch.device or str, optional
         Where to compute. None means where each tensor is.
     progress : bool, default False
@@ -166,7 +150,7 @@ def spectral_table(
         if name in found:
             s = found[name]
             row |= {"Q": s.Q, "n_eigenvalues": s.eigenvalues.size}
-            row |= _scale_and_shape(s) | _tail_and_bulk(s, n_resamples)
+            row |= _scale_and_shape(s) | _tail_and_bulk(s)
             if name in nulls:
                 row["null_distance"] = _wasserstein(s, nulls[name])
         row["reason"] = row["reason"] or reasons.get(name, "")
@@ -256,9 +240,8 @@ def spectral_features(
     [1.0, 0.954, 1.111, 0.469, nan]
     """
     check_choice(conv, ("unfold", "slices"), FeatureError, "conv")
-    shapes = {name: shape[1:] for name, shape in stack_shapes(weights).items()}
     columns: dict[str, Tensor] = {}
-    for name in layer_kinds(shapes, conv):
+    for name in layer_kinds(stack_shapes(weights), conv):
         parts = [
             _spectral(_as_matrices(part, name, conv)) for part in blocks(weights[name], device)
         ]
@@ -328,7 +311,7 @@ def _scale_and_shape(s: Spectrum) -> dict[str, float]:
     return row
 
 
-def _tail_and_bulk(s: Spectrum, n_resamples: int) -> dict[str, object]:
+def _tail_and_bulk(s: Spectrum) -> dict[str, object]:
     """Fit all laws. If one fit fails, the others stand, and the first reason is kept."""
     laws = fit_laws(s.eigenvalues, N=s.N, M=s.M)
     row: dict[str, object] = {"phase": laws.phase}
@@ -343,9 +326,6 @@ def _tail_and_bulk(s: Spectrum, n_resamples: int) -> dict[str, object]:
         row |= {key: getattr(fit, key) for key in _TAIL}
         row["alpha_weighted"] = fit.alpha * log_largest
         row["log_alpha_norm"] = fit.alpha * log_largest + float(np.log10(ratios))
-        if n_resamples:
-            interval = alpha_interval(s.eigenvalues, n_resamples=n_resamples, rng=0)
-            row |= dict(zip(("alpha_low", "alpha_high"), interval, strict=True))
         row["warning"] = " ".join(caveats(fit, mp=laws.mp))
     reasons = list(laws.reasons.values())
     return row | {"reason": reasons[0]} if reasons else row

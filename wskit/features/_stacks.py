@@ -27,14 +27,14 @@ def float_shapes(weights: Mapping[str, Tensor]) -> Shapes:
 
 
 def stack_shapes(weights: Mapping[str, Tensor]) -> Shapes:
-    """Return the shapes (models, ...) of stacked weights; refuse what is no stack."""
+    """Return the shapes of one model of stacked weights; refuse what is no stack."""
     shapes = float_shapes(weights)
     if len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values():
         raise FeatureError(
             "stacked weights need floating tensors with one first axis, that of the models, got "
             f"{dict(list(shapes.items())[:5])}; pass `zoo.weights`, or one model as `W[None]`."
         )
-    return shapes
+    return {name: shape[1:] for name, shape in shapes.items()}
 
 
 def layer_kinds(shapes: Shapes, conv: Any) -> dict[str, str]:

@@ -186,8 +186,7 @@ def plot_metric_by_depth(
     Parameters
     ----------
     table : DataFrame
-        Result of `wskit.features.spectral_table`. Layers with a `warning` are hollow. The interval
-        of alpha is drawn if the table has it.
+        Result of `wskit.features.spectral_table`. Layers with a `warning` are hollow.
     metric : str, default "alpha"
         The column.
     ax, **kwargs
@@ -201,9 +200,6 @@ def plot_metric_by_depth(
         )
         color = PALETTE["data"]
         ax.plot(depth, values, color=color, lw=1, alpha=0.4, label="_line")
-        if metric == "alpha" and "alpha_low" in table and table["alpha_low"].notna().any():
-            low, high = table["alpha_low"].to_numpy(), table["alpha_high"].to_numpy()
-            ax.vlines(depth, low, high, color=color, alpha=0.5, label="90 % interval")
         points = {"color": color, "ls": "", "marker": "o"} | kwargs
         ax.plot(depth[~doubt], values[~doubt], **({"label": metric} | points))
         if doubt.any():
