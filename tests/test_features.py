@@ -203,11 +203,6 @@ def test_a_module_has_the_table_of_its_weights():
     assert spectral_table(net).equals(spectral_table(net.state_dict()))
 
 
-def test_conv_rule_is_passed_on():
-    assert spectral_table(WEIGHTS, conv="unfold")["n_eigenvalues"].tolist() == [16, 30]
-    assert spectral_table(WEIGHTS, conv="slices")["n_eigenvalues"].tolist() == [72, 30]
-
-
 def test_scaling_moves_the_norms_and_not_alpha():
     table = spectral_table(WEIGHTS)
     scaled = spectral_table({name: 1e-4 * W for name, W in WEIGHTS.items()})

@@ -39,15 +39,6 @@ def test_a_row_a_model_is_what_a_loop_gives(paths):
             np.testing.assert_equal(row[name], value)
 
 
-def test_a_row_a_layer(paths):
-    table = model_table(table_kit.layer_rows, paths)
-    assert len(table) == 2 * len(paths)
-    assert table.source.tolist() == [str(path) for path in paths for _ in range(2)]
-    assert table.groupby("source").name.agg(list).map(tuple).unique().tolist() == [
-        ("fc1.weight", "fc2.weight")
-    ]
-
-
 def test_processes_give_the_same_bit_for_bit(paths):
     serial = model_table(table_kit.spectral_row, paths)
     assert_frame_equal(
@@ -200,11 +191,6 @@ def test_rows_that_cannot_be_stored_are_refused(paths, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_sources():
-    with pytest.raises(FeatureError, match="at least one source"):
-        model_table(table_kit.norm, [])
-
-
 def test_a_store_that_holds_something_else_is_left_alone(paths, tmp_path):
     other = tmp_path / "mine.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(other)
@@ -218,10 +204,3 @@ def test_a_store_that_holds_something_else_is_left_alone(paths, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FeatureError, match=r"file: cannot be written"):
         model_table(table_kit.norm, paths, store=tmp_path / "file")
-
-
-def test_progress(paths, capsys):
-    model_table(table_kit.norm, paths[:3], progress=True)
-    assert "3/3" in capsys.readouterr().err
-    model_table(table_kit.norm, paths[:3])
-    assert capsys.readouterr().err == ""

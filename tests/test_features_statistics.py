@@ -22,7 +22,6 @@ SHAPES = {
     "fc.weight": (4, 5),
     "fc.bias": (4,),
 }
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -36,18 +35,11 @@ def stack(n_models=7, dtype=torch.float32):
     }
 
 
-def on(device):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return device
-
-
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_statistics_are_numpys(dtype, device, monkeypatch):
+def test_statistics_are_numpys(dtype, monkeypatch):
     monkeypatch.setattr("wskit.features._stacks._BLOCK", 1000)  # several blocks
     weights = stack(dtype=dtype)
-    table = weight_statistics(weights, device=on(device))
+    table = weight_statistics(weights)
     assert table.shape == (7, 7 * len(SHAPES))
     assert (table.dtypes == np.float64).all()
     for name, W in weights.items():
@@ -85,13 +77,12 @@ def test_a_diverged_model_has_a_row_of_nan(features, bad):
     pd.testing.assert_frame_equal(table.loc[rest], clean.loc[rest])
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("conv", ["unfold", "slices"])
-def test_spectral_features_are_those_of_the_table(conv, device, monkeypatch):
+def test_spectral_features_are_those_of_the_table(conv, monkeypatch):
     monkeypatch.setattr("wskit.features._stacks._BLOCK", 3000)
     weights = stack()
     weights["conv2.weight"][2, 1:] *= 0  # of rank one
-    found = spectral_features(weights, conv=conv, device=on(device))
+    found = spectral_features(weights, conv=conv)
     for i in range(7):
         model = {name: W[i] for name, W in weights.items()}
         table = spectral_table(model, conv=conv).set_index("name")
@@ -164,11 +155,10 @@ def naive_outputs(z):
     }
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_output_statistics_are_the_naive_ones(device, monkeypatch):
+def test_output_statistics_are_the_naive_ones(monkeypatch):
     monkeypatch.setattr("wskit.features._stacks._BLOCK", 10_000)
     z = 2 * randn(11, 20, 6) + randn(11, 1, 6, seed=1)
-    table = output_statistics(z, device=on(device))
+    table = output_statistics(z)
     expected = pd.DataFrame([naive_outputs(one) for one in z.double().numpy()])
     assert table.shape == (11, 25)
     pd.testing.assert_frame_equal(table, expected, rtol=1e-10)

@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -84,20 +84,24 @@ def model_table(
     >>> table["bytes"].tolist(), table.reason.notna().tolist()
     ([3.0, nan], [False, True])
     """
+    import joblib
+
     paths = [os.fspath(source) for source in sources]
     if not paths:
         raise FeatureError("at least one source is needed, got none.")
     rows: list[list[Row] | None] = [None] * len(paths)
     kept = None if store is None else _Store(Path(store), _identify(func))
+    folder = None if kept is None else kept.folder
+    run = functools.partial(run_tasks, n_jobs=n_jobs, error=FeatureError, kept=folder)
     with tqdm(total=len(paths), disable=not progress, unit="model") as bar:
         if kept is not None and kept.rows:
-            for place, sha256 in _run(_hash_or_nothing, paths, range(len(paths)), n_jobs, kept):
+            for place, sha256 in run(joblib.delayed(_look_up)(*task) for task in enumerate(paths)):
                 rows[place] = kept.rows.get(sha256)
             bar.update(sum(found is not None for found in rows))
         left = [place for place, found in enumerate(rows) if found is None]
-        task = functools.partial(_call, func, with_hash=kept is not None)
+        call = joblib.delayed(functools.partial(_call, func, with_hash=kept is not None))
         try:
-            for place, (sha256, found) in _run(task, paths, left, n_jobs, kept):
+            for place, (sha256, found) in run(call(place, paths[place]) for place in left):
                 # Rows share the names of their columns, which take more memory than the numbers.
                 rows[place] = [{sys.intern(k): v for k, v in row.items()} for row in found]
                 if kept is not None and sha256:
@@ -109,30 +113,12 @@ def model_table(
     return _assemble(paths, [found or [] for found in rows])
 
 
-def _run(
-    task: Callable[[str], Any],
-    paths: list[str],
-    places: Iterable[int],
-    n_jobs: int | None,
-    kept: "_Store | None",
-) -> Iterator[tuple[int, Any]]:
-    """Yield (place, result) as they come."""
-    import joblib
+def _call(
+    func: Function, place: int, path: str, *, with_hash: bool
+) -> tuple[int, tuple[str, list[Row]]]:
+    """Return the place, and the hash, if the rows may be stored, with the rows.
 
-    yield from run_tasks(
-        (joblib.delayed(_number)(place, task, paths[place]) for place in places),
-        n_jobs=n_jobs,
-        error=FeatureError,
-        kept=None if kept is None else kept.folder,
-    )
-
-
-def _number(place: int, task: Callable[[str], Any], path: str) -> tuple[int, Any]:
-    return place, task(path)
-
-
-def _call(func: Function, path: str, *, with_hash: bool) -> tuple[str, list[Row]]:
-    """Return the hash, if the rows may be stored, and the rows; an error becomes a row.
+    An error becomes a row.
 
     This is what runs in another process.
     """
@@ -143,8 +129,8 @@ def _call(func: Function, path: str, *, with_hash: bool) -> tuple[str, list[Row]
             found = func(path)
         except Exception as error:
             words = " ".join(str(error).split())
-            return "", [{"reason": f"{type(error).__name__}: {words}"}]
-    return sha256, _as_rows(found, func)
+            return place, ("", [{"reason": f"{type(error).__name__}: {words}"}])
+    return place, (sha256, _as_rows(found, func))
 
 
 @functools.cache
@@ -177,11 +163,11 @@ def _records(table: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _hash_or_nothing(path: str) -> str:
+def _look_up(place: int, path: str) -> tuple[int, str]:
     try:
-        return _hash(Path(path))
+        return place, _hash(Path(path))
     except OSError:
-        return ""  # the call itself will say what is wrong
+        return place, ""  # the call itself will say what is wrong
 
 
 def _hash(path: Path) -> str:
