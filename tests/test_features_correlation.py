@@ -76,14 +76,6 @@ def test_planted_correlations():
     assert weight_correlation(root).item() == pytest.approx(rho, rel=1e-5)
 
 
-def test_dead_filters_are_not_counted():
-    W = randn(6, 5)
-    with_dead = torch.cat([W, torch.zeros(3, 5)])
-    assert weight_correlation(with_dead).item() == pytest.approx(weight_correlation(W).item())
-    assert weight_correlation(with_dead[5:]).isnan()
-    assert weight_correlation(torch.zeros(4, 2, 3, 3)).isnan()
-
-
 def test_a_model_of_nan_spoils_no_other():
     W = randn(3, 4, 5)
     W[1, 2, 0] = torch.nan
@@ -212,13 +204,6 @@ def test_one_tensor_is_alive_at_a_time(call, without_type_checks):
     table = call(counted)
     assert len(table) if isinstance(table, pd.DataFrame) else table > 0
     assert (counted.most, counted.alive) == (1, 0)
-
-
-def test_the_measure_holds_a_tensor_of_each_end_of_training(without_type_checks):
-    shapes = {f"{'l' * i}.weight": (3, 4, 5 + i) for i in range(6)}
-    trained, initial = (Counted(shapes) for _ in range(2))
-    assert pac_bayes_measure(trained, initial)["distance"].eq(0).all()
-    assert (trained.most, initial.most) == (1, 1)
 
 
 def test_the_features_are_the_table_of_each_model():

@@ -16,7 +16,6 @@ from wskit.features._stacks import (
     TEXT,
     Shapes,
     blocks,
-    finite_models,
     float_shapes,
     layer_kinds,
     make_table,
@@ -256,7 +255,7 @@ def correlation_features(
         rho = _correlations(weights[name].reshape(-1, *shape), device)
         columns[f"{name}.correlation"] = rho
         columns[f"{name}.excess"] = rho - correlation_chance(_dimension(shape))
-    return make_table(columns, finite_models(weights))
+    return make_table(columns, weights)
 
 
 def pac_bayes_measure(
@@ -317,7 +316,7 @@ def pac_bayes_measure(
         terms.append(-n_in * spread)
     term = torch.stack(terms).nanmean(dim=0)
     columns = {"distance": distance, "correlation_term": term, "measure": distance + term}
-    return make_table(columns, finite_models(weights) & finite_models(initial))
+    return make_table(columns, weights, initial)
 
 
 def correlation_penalty(weights: Mapping[str, Tensor]) -> Float[Tensor, ""]:

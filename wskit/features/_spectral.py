@@ -17,10 +17,9 @@ from wskit.errors import FeatureError, SpectrumError
 from wskit.features import _weightwatcher
 from wskit.features._stacks import (
     TEXT,
-    blocks,
-    finite_models,
     layer_kinds,
     make_table,
+    map_blocks,
     stack_shapes,
 )
 from wskit.fits import caveats, fit_laws
@@ -242,30 +241,23 @@ def spectral_features(
     check_choice(conv, ("unfold", "slices"), FeatureError, "conv")
     columns: dict[str, Tensor] = {}
     for name in layer_kinds(stack_shapes(weights), conv):
-        parts = [
-            _spectral(_as_matrices(part, name, conv)) for part in blocks(weights[name], device)
-        ]
-        columns |= {f"{name}.{key}": torch.cat([p[key] for p in parts]) for key in parts[0]}
-    return make_table(columns, finite_models(weights))
+        found = map_blocks(partial(_spectral, name=name, conv=conv), weights[name], device)
+        columns |= {f"{name}.{key}": x for key, x in found.items()}
+    return make_table(columns, weights)
 
 
-def _as_matrices(stack: Tensor, name: str, conv: Any) -> Float[Tensor, "models n N M"]:
-    """Apply the rules of `wskit.spectra` to one model, and through vmap to all."""
-
-    def one(W: Tensor) -> Tensor:
+def _spectral(stack: Tensor, *, name: str, conv: Any) -> dict[str, Float[Tensor, " models"]]:
+    def as_matrices(W: Tensor) -> Tensor:
         matrix = next(matrices({name: W}, conv=conv))[1]
         return matrix if matrix.ndim == 3 else matrix[None]
 
-    return torch.vmap(one)(stack)
-
-
-def _spectral(W: Float[Tensor, "models n N M"]) -> dict[str, Float[Tensor, " models"]]:
-    exact = W.double()
+    # The rules of `wskit.spectra` for one model, through vmap for all.
+    exact = torch.vmap(as_matrices)(stack).double()  # (models, n, N, M)
     gram = exact.mT @ exact
     # A model that is not finite has no eigenvalues; its row is made NaN in the end.
     gram = torch.where(gram.isfinite().all(dim=(1, 2, 3), keepdim=True), gram, 0.0)
     e, _ = torch.linalg.eigvalsh(gram).clamp_min(0).flatten(1).sort(dim=1)
-    columns = _summarize(e, W.shape[1]) | {"alpha_hill": _hill(e)}
+    columns = _summarize(e, exact.shape[1]) | {"alpha_hill": _hill(e)}
     return {key: torch.where(e[:, -1] > 0, x, torch.nan) for key, x in columns.items()}
 
 

@@ -1,7 +1,7 @@
 """Stacked weights: their headers, their blocks, and the table with one row per model."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,22 +59,28 @@ def _kind(name: str, shape: tuple[int, ...], conv: Any) -> str:
     return "" if row["reason"] else str(row["kind"])
 
 
-def finite_models(weights: Mapping[str, Tensor]) -> Tensor:
-    """Return whether each model has no NaN and no inf."""
-    found = [
-        torch.cat(
-            [part.isfinite().reshape(len(part), -1).all(dim=1) for part in blocks(weights[name])]
-        ).cpu()
-        for name in float_shapes(weights)
-    ]
-    return torch.stack(found).all(dim=0)
-
-
-def make_table(columns: Mapping[str, Tensor], finite: Tensor) -> pd.DataFrame:
-    """Make the table, with NaN in the rows of models that are not finite."""
+def make_table(columns: Mapping[str, Tensor], *stacks: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Make the table, with NaN in the row of each model that holds NaN or inf in a stack."""
     table = pd.DataFrame({key: x.detach().double().cpu().numpy() for key, x in columns.items()})
-    table.loc[~finite.numpy()] = np.nan
+    for weights in stacks:
+        for name in float_shapes(weights):
+            finite = map_blocks(_are_finite, weights[name])["finite"]
+            table.loc[~finite.numpy()] = np.nan
     return table
+
+
+def _are_finite(part: Tensor) -> dict[str, Tensor]:
+    return {"finite": part.isfinite().reshape(len(part), -1).all(dim=1)}
+
+
+def map_blocks(
+    func: Callable[[Tensor], dict[str, Tensor]],
+    stack: Tensor,
+    device: torch.device | str | None = None,
+) -> dict[str, Tensor]:
+    """Call a function on each block of models, and join its columns on the CPU."""
+    parts = [func(part) for part in blocks(stack, device)]
+    return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
 
 
 def blocks(stack: Tensor, device: torch.device | str | None = None) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wskit.errors import FeatureError
-from wskit.features._stacks import blocks, finite_models, make_table, stack_shapes
+from wskit.features._stacks import make_table, map_blocks, stack_shapes
 
 QUANTILES = (0, 25, 50, 75, 100)  # per cent
 
@@ -51,30 +51,28 @@ def weight_statistics(
     {'fc.bias.mean': 2.0, 'fc.bias.variance': 3.5, 'fc.bias.q0': 0.0, 'fc.bias.q25': 0.75, \
 'fc.bias.q50': 1.5, 'fc.bias.q75': 2.75, 'fc.bias.q100': 5.0}
     """
-    labels = ("mean", "variance", *(f"q{q}" for q in QUANTILES))
     columns: dict[str, Tensor] = {}
     for name in stack_shapes(weights):
-        parts = [_moments_and_quantiles(part) for part in blocks(weights[name], device)]
-        table = torch.cat(parts)
-        columns |= {f"{name}.{label}": table[:, i] for i, label in enumerate(labels)}
-    return make_table(columns, finite_models(weights))
+        found = map_blocks(_moments_and_quantiles, weights[name], device)
+        columns |= {f"{name}.{key}": x for key, x in found.items()}
+    return make_table(columns, weights)
 
 
-def _moments_and_quantiles(stack: Tensor) -> Float[Tensor, "models 7"]:
+def _moments_and_quantiles(stack: Tensor) -> dict[str, Float[Tensor, " models"]]:
     values = stack.reshape(len(stack), -1)
     values = values if values.dtype == torch.float64 else values.float()
     # One sort gives all quantiles; `torch.quantile` sorts again for each and refuses large tensors.
     ordered, _ = values.sort(dim=1)
     variance, mean = torch.var_mean(values.double(), dim=1, correction=0)
     n = values.shape[1]
-    found = [mean, variance]
+    found = {"mean": mean, "variance": variance}
     for q in QUANTILES:
         position = (n - 1) * q / 100
         below = math.floor(position)
         low = ordered[:, below].double()
         high = ordered[:, min(below + 1, n - 1)].double()
-        found.append(torch.lerp(low, high, position - below))
-    return torch.stack(found, dim=1)
+        found[f"q{q}"] = torch.lerp(low, high, position - below)
+    return found
 
 
 def output_statistics(
@@ -139,12 +137,11 @@ def output_statistics(
             "outputs need the shape (models, images, classes) with two classes at least, got "
             f"{tuple(logits.shape)}."
         )
-    parts = [_outputs(part.double()) for part in blocks(logits, device)]
-    columns = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return make_table(columns, finite_models({"logits": logits}))
+    return make_table(map_blocks(_outputs, logits, device), {"logits": logits})
 
 
 def _outputs(z: Float[Tensor, "models images classes"]) -> dict[str, Float[Tensor, " models"]]:
+    z = z.double()
     log_classes = math.log(z.shape[2])
     p = z.softmax(dim=2)
     largest, places = z.topk(2, dim=2)
