@@ -123,7 +123,6 @@ ENTRIES = {
     "correlation_features": lambda c: feat.correlation_features(c.stack),
     "pac_bayes_measure": lambda c: feat.pac_bayes_measure(c.stack, c.stack),
     "output_statistics": lambda c: feat.output_statistics(outputs(ARCHITECTURE, c.stack, c.x)),
-    "outputs": lambda c: outputs(ARCHITECTURE, c.stack, c.x),
     "weight_distances": lambda c: geo.weight_distances(c.models, c.base).euclidean(),
     "project_updates": lambda c: np.abs(
         geo.project_updates(geo.weight_distances(c.models, c.base)).coordinates
@@ -134,8 +133,6 @@ ENTRIES = {
     "SWAG": swag,
     "Trajectory": trajectory,
     "fisher_diagonal": fisher,
-    "evaluate_mixtures": lambda c: land.evaluate_mixtures(c.evaluate, c.models, np.eye(5)),
-    "loss_path": lambda c: land.loss_path(c.evaluate, *c.models[:2]).measures["loss"],
     "loss_plane": lambda c: land.loss_plane(c.evaluate, *c.models[:3]).losses,
     "loss_plane, loop": lambda c: (
         land.loss_plane(land.module_metrics(c.module, c.x, c.y, form="loop"), *c.models[:3]).losses
@@ -153,7 +150,6 @@ ENTRIES = {
     ).select_dtypes("number"),
     "rays": rays,
     "top_hessian_eigenvalue": hessian,
-    "uniform_soup": lambda c: soup.uniform_soup(c.models).weights,
     "greedy_soup": greedy,
     "learned_soup": learned,
 }
@@ -171,10 +167,9 @@ def assert_alike(found, expected, where="result"):
     elif isinstance(expected, list):
         for i, (a, b) in enumerate(zip(found, expected, strict=True)):
             assert_alike(a, b, f"{where}[{i}]")
-    elif isinstance(expected, pd.DataFrame):
+    elif isinstance(expected, pd.DataFrame | pd.Series):
+        found, expected = pd.DataFrame(found), pd.DataFrame(expected)
         pd.testing.assert_frame_equal(found, expected, rtol=1e-3, atol=1e-4)
-    elif isinstance(expected, pd.Series):
-        pd.testing.assert_series_equal(found, expected, rtol=1e-3, atol=1e-4)
     else:
         a, b = (v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in (found, expected))
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=where)

@@ -255,7 +255,6 @@ def test_tensors_are_held_one_at_a_time(block_bytes, monkeypatch, without_type_c
     ("call", "message"),
     [
         (lambda m: weight_distances(m, by="block"), r"by must be one of .* got 'block'"),
-        (lambda m: weight_distances(m).cosine(), r"without the base w0; call weight_distances"),
         (lambda m: weight_distances(m[0]), "first axes of .* put a single model in a list"),
         (lambda m: weight_distances(m, {"a.bias": torch.ones(4)}), "not in the base"),
         (

@@ -136,14 +136,6 @@ def test_chunks_change_nothing_and_are_bounded(monkeypatch):
     np.testing.assert_allclose(evaluate_mixtures(quadratic, models, c), whole, rtol=1e-12)
 
 
-def test_progress_is_shown_when_asked(capsys):
-    models = [model(0), model(1)]
-    loss_path(quadratic, *models)
-    assert capsys.readouterr().err == ""
-    loss_path(quadratic, *models, progress=True)
-    assert "41/41" in capsys.readouterr().err
-
-
 def test_gradients_are_off_inside_and_as_before_outside():
     def evaluate(stacked):
         assert not torch.is_grad_enabled()

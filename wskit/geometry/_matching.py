@@ -21,6 +21,7 @@ from wskit._base.weights import (
 from wskit.errors import GeometryError
 
 _GAIN = 1e-12  # of the product of both networks' norms: a smaller gain is rounding
+_MAX_SWEEPS = 100
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,6 @@ def match_weights(
     *,
     seed: int,
     names: Iterable[str] | None = None,
-    max_sweeps: int = 100,
 ) -> Matching:
     r"""Permute a network's units so that its weights agree best with those of a reference.
 
@@ -187,7 +187,7 @@ def match_weights(
     maximises the inner product :math:`\sum_t \langle R_t, \pi(W)_t \rangle` over the tensors t,
     and so minimises the distance, by coordinate descent. With all groups but one held fixed, the
     best permutation of that one is a linear assignment. Sweeps over the groups, in random order,
-    go on until one changes nothing. The method needs no data.
+    go on until one changes nothing, at most 100. The method needs no data.
 
     Parameters
     ----------
@@ -201,7 +201,6 @@ def match_weights(
     names : iterable of str, optional
         The tensors whose inner product counts. None means all floating-point ones except the
         running statistics of batch norms, which are not weights. All are permuted either way.
-    max_sweeps : int, default 100
 
     Returns
     -------
@@ -265,7 +264,7 @@ def match_weights(
     rng = np.random.default_rng(seed)
     history = [multiply()]
     converged = False
-    while not converged and len(history) <= max_sweeps:
+    while not converged and len(history) <= _MAX_SWEEPS:
         converged = True
         for group in rng.permutation(list(sizes)).tolist():
             gain = compare(group)

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from wskit._base.layout import check_one_architecture
 from wskit._base.weights import all_finite, is_statistic, name_models, nonfinite_error
@@ -116,8 +115,6 @@ def evaluate_mixtures(
     evaluate: Evaluator,
     models: Any,
     coefficients: ArrayLike,
-    *,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """Evaluate linear combinations of models.
 
@@ -129,8 +126,6 @@ def evaluate_mixtures(
     coefficients : array of shape (points, k)
         Point i is the sum over j of ``coefficients[i, j] * models[j]``. Tensors of integers (a
         batch norm's counters) are those of the first model.
-    progress : bool, default False
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -150,11 +145,10 @@ def evaluate_mixtures(
     >>> evaluate_mixtures(evaluate, [a, b], [[1, 0], [0.5, 0.5], [2, -1]]).loss.tolist()
     [4.0, 2.0, 20.0]
     """
-    parts = iterate_mixtures(evaluate, models, coefficients)
-    return collect(parts, len(np.asarray(coefficients)), progress)
+    return collect(iterate_mixtures(evaluate, models, coefficients))
 
 
-def evaluate_models(evaluate: Evaluator, models: Any, *, progress: bool = False) -> pd.DataFrame:
+def evaluate_models(evaluate: Evaluator, models: Any) -> pd.DataFrame:
     """Evaluate several models.
 
     Parameters
@@ -163,8 +157,6 @@ def evaluate_models(evaluate: Evaluator, models: Any, *, progress: bool = False)
     models : list or mapping of models
         State dicts, checkpoints or modules of one architecture. The keys of a mapping are names,
         or numbers such as epochs.
-    progress : bool, default False
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -185,17 +177,13 @@ def evaluate_models(evaluate: Evaluator, models: Any, *, progress: bool = False)
     {'a': 4.0, 'b': 2.0}
     """
     named = name_models(models, LandscapeError)
-    found = evaluate_mixtures(evaluate, named, np.eye(len(named)), progress=progress)
+    found = evaluate_mixtures(evaluate, named, np.eye(len(named)))
     return found.set_axis(pd.Index(list(models if isinstance(models, Mapping) else named)))
 
 
-def collect(parts: Iterator[pd.DataFrame], total: int, progress: bool) -> pd.DataFrame:
-    """Put chunks together, with a progress bar."""
-    tables = []
-    with tqdm(total=total, disable=not progress, unit="point") as bar:
-        for part in parts:
-            tables.append(part)
-            bar.update(len(part))
+def collect(parts: Iterator[pd.DataFrame]) -> pd.DataFrame:
+    """Put chunks together."""
+    tables = list(parts)
     if not tables:
         raise LandscapeError("at least one point is needed, got none.")
     return pd.concat(tables, ignore_index=True)

@@ -54,7 +54,6 @@ def loss_path(
     *,
     alphas: ArrayLike | None = None,
     names: tuple[str, str] = ("a", "b"),
-    progress: bool = False,
 ) -> LossPath:
     """Evaluate the line through two models, between them and beyond.
 
@@ -66,8 +65,6 @@ def loss_path(
     alphas : array of shape (points,), optional
         Points of the line; None means -0.5, -0.45, ..., 1.5.
     names : pair of str, default ("a", "b")
-    progress : bool, default False
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -91,7 +88,7 @@ def loss_path(
     models = read_models([a, b])
     where = np.linspace(-0.5, 1.5, 41) if alphas is None else np.array(alphas, dtype=np.float64)
     coefficients = np.stack([1 - where, where], 1)
-    table = evaluate_mixtures(evaluate, models, coefficients, progress=progress)
+    table = evaluate_mixtures(evaluate, models, coefficients)
     measures = {str(name): _lock(table[name].to_numpy().copy()) for name in table}
     length = float(np.sqrt(grams(models[1:], models[0]).sum()))
     return LossPath(_lock(where), measures, names, length)
@@ -294,7 +291,6 @@ def loss_plane(
     x: ArrayLike | None = None,
     y: ArrayLike | None = None,
     names: tuple[str, str, str] = ("w1", "w2", "w3"),
-    progress: bool = False,
 ) -> LossPlane:
     """Evaluate a grid of the plane through three models.
 
@@ -311,8 +307,6 @@ def loss_plane(
         Coordinates in that plane. None means those of ``plane_through(w1, w2, w3).grid()``.
     names : tuple of three str
         Names of the models.
-    progress : bool, default False
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -340,7 +334,7 @@ def loss_plane(
     rows = default[1] if y is None else np.array(y, dtype=np.float64)
     points = np.stack(np.meshgrid(columns, rows), -1)
     coefficients = plane.coefficients(points.reshape(-1, 2))
-    table = evaluate_mixtures(evaluate, models, coefficients, progress=progress)
+    table = evaluate_mixtures(evaluate, models, coefficients)
     shape = points.shape[:2]
     measures = {str(name): _lock(table[name].to_numpy().reshape(shape).copy()) for name in table}
     return LossPlane(_lock(columns), _lock(rows), measures, plane.corners, names)

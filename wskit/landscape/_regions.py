@@ -123,7 +123,6 @@ def region_losses(
     n_points: int = 50,
     alphas: Sequence[float] = (-1.0, 2.0),
     seed: int,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """Evaluate points inside the region that a group of models spans, at its edge and outside.
 
@@ -150,8 +149,6 @@ def region_losses(
     alphas : sequence of float, default (-1.0, 2.0)
         How far outside; used in turn.
     seed : int
-    progress : bool, default False
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -204,7 +201,7 @@ def region_losses(
             each = np.hstack([np.ones((len(rows), 1)), np.eye(len(rows))])
             yield from iterate_mixtures(evaluate, [start, *steps], each)
 
-    table = collect(parts(), len(mixtures) + n_points, progress)
+    table = collect(parts())
     holes = table.isna()
     table["reason"] = [
         f"the evaluation gave NaN for {name}" if hole else ""

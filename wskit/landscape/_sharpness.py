@@ -96,7 +96,6 @@ def ray_sharpness(
     n_rays: int = 10,
     normalize: Normalize = "filter",
     seed: int,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """Measure how much the loss rises along random rays from a model.
 
@@ -116,8 +115,6 @@ def ray_sharpness(
         As for `random_direction`.
     seed : int
         Each ray has a seed of its own, which follows from this one.
-    progress : bool, default False
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -152,7 +149,7 @@ def ray_sharpness(
             yield from iterate_mixtures(evaluate, [start, *rays], coefficients)
 
     at_start = evaluate_mixtures(evaluate, [start], [[1.0]]).loss[0]
-    table = collect(parts(), n_rays * len(where), progress)
+    table = collect(parts())
     ray, place = np.divmod(np.arange(len(table)), len(where))
     table.insert(0, "ray", ray)
     table.insert(1, "distance", where[place])
