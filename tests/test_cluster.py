@@ -74,15 +74,6 @@ def test_both_workers_work(client, paths, tmp_path):
     assert str(os.getpid()) not in pids
 
 
-def test_a_bad_checkpoint_gives_its_reason(client, paths, tmp_path):
-    bad = tmp_path / "bad.safetensors"
-    bad.write_bytes(b"nothing")
-    with joblib.parallel_config("dask"):
-        table = model_table(table_kit.norm, [paths[0], bad, paths[1]])
-    assert table.norm.isna().tolist() == [False, True, False]
-    assert "bad.safetensors" in table.reason[1]
-
-
 def test_a_worker_is_killed_and_nothing_is_lost(client, paths, tmp_path):
     deadly = functools.partial(table_kit.deadly_norm, flag=str(tmp_path / "flag"))
     with joblib.parallel_config("dask"):

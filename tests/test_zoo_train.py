@@ -307,7 +307,6 @@ def test_other_models_are_refused():
     [
         ({"lr": [1.0, 1.0]}, "'lr' is not a hyper-parameter of a zoo; the columns may be opti"),
         ({"learning_rate": [0.1, 0.0]}, "row 1 .*: learning_rate must be positive, got .*0.0"),
-        ({"learning_rate": [0.1, np.inf]}, "row 1 .*: learning_rate must be positive"),
         ({"epochs": [np.nan, 1.0]}, "row 0 .*: epochs must be at least 0, got .*nan"),
         ({"epochs": ["3", "many"]}, "row 1 .*: epochs must be at least 0, got 'many'"),
         ({"dropout": [0.0, 1.0]}, "row 1 .*: dropout must be at least 0 and below 1"),
@@ -319,9 +318,7 @@ def test_other_models_are_refused():
         ({"init_std": [1, 0]}, "row 1 .*: init_std must be positive"),
         ({"optimizer": ["sgd", "lion"]}, "row 1 .*: optimizer must be one of sgd, adam, .*'lion'"),
         ({"activation": [None, "relu"]}, "row 0 .*: activation must be one of relu, tanh"),
-        ({"init": ["zeros", "normal"]}, "row 0 .*: init must be one of glorot_normal"),
         ({"seed": [0, -1]}, "row 1 .*: seed must be a whole number from 0, got .*-1"),
-        ({"seed": [0.5, 1.0]}, "row 0 .*: seed must be a whole number from 0"),
         ({"epochs": []}, "at least one row"),
     ],
 )
