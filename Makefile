@@ -34,7 +34,7 @@ NBVAL := -o addopts=-ra -p tests.nbval_plugin -p no:cacheprovider \
 # Kernels that no processor of today takes by itself: what is printed may not hang on them.
 KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Sandybridge
 NUMBERS := $(foreach m,spectra fits averaging geometry zoo,$(wildcard tests/test_$(m)*.py))
-BROWSER := -o addopts="--strict-markers --strict-config -ra" -n $(JOBS) --dist loadgroup
+BROWSER := -o addopts="--strict-markers --strict-config -ra" -n $(JOBS) --dist loadfile
 
 .PHONY: lab test test-slow notebooks peers bench site clean
 .DELETE_ON_ERROR:

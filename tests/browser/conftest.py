@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lab_kit import SCREENSHOTS, WAIT, run_all, running_lab, shut_down
 from sheet_kit import make_sheet
+from xdist.scheduler import LoadFileScheduling
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser"])), None)
 
@@ -14,18 +15,29 @@ CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser"])
 _HARMLESS = ("favicon.ico", "Autofill", "third-party cookie")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
+class OnePagePerWorker(LoadFileScheduling):
+    """Have the tests of a file, which share a page, run on one worker; a tutorial on any."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return nodeid if file.endswith("test_notebooks.py") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return OnePagePerWorker(config, log)
+
+
+def pytest_itemcollected(item):
+    item.add_marker(pytest.mark.browser)
+
+
 def pytest_collection_modifyitems(items):
     """Skip with the reason where there is no browser, unless one is required."""
-    here = [item for item in items if Path(__file__).parent in item.path.parents]
     missing = _missing()
-    for item in here:
-        item.add_marker(pytest.mark.browser)
-        # The tests of a file share a page, and a worker; each tutorial may be on another.
-        alone = item.path.stem == "test_notebooks"
-        item.add_marker(pytest.mark.xdist_group(item.name if alone else item.path.stem))
-        if missing and os.environ.get("WSKIT_REQUIRE_BROWSER") != "1":
-            item.add_marker(pytest.mark.skip(reason=missing))
+    if missing and os.environ.get("WSKIT_REQUIRE_BROWSER") != "1":
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=missing))
 
 
 def pytest_sessionfinish(session):
