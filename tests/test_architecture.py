@@ -41,8 +41,8 @@ MAY_IMPORT = {
 NO_TORCH = {"fits", "predictors", "plots", "errors", "course"}
 
 # The budget: what is over it wants a simpler idea, or a library.
-MOST_CODE, MOST_LINES, MOST_NAMES = 15_600, 25_700, 152
-MOST_LINES_OF_TESTS, MOST_LINES_OF_A_FILE = 23_000, 500
+MOST_CODE, MOST_LINES, MOST_NAMES = 14_800, 24_200, 148
+MOST_LINES_OF_TESTS, MOST_LINES_OF_A_FILE = 22_200, 500
 
 
 def imports(path: Path) -> set[str]:
@@ -143,8 +143,6 @@ def test_every_submodule_is_listed():
 @pytest.mark.parametrize("module", PUBLIC)
 def test_a_module_shows_what_users_use(module):
     found = importlib.import_module(f"wskit.{module}")
-    if "__dir__" not in vars(found):
-        pytest.skip("not yet")
     assert {name for name in dir(found) if not name.startswith("__")} == set(found.__all__)
     assert all(hasattr(found, name) for name in found.__all__)
 

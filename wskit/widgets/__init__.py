@@ -19,3 +19,7 @@ __all__ = [
     "SwaExplorer",
     "ZooExplorer",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
