@@ -106,7 +106,9 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("-o", "--output", required=True, help="an .html file")
     report.add_argument("--with", dest="other", metavar="OTHER", help="weights to compare with")
     report.add_argument("--conv", default="slices", choices=get_args(ConvRule))
-    report.add_argument("--device", type=_read_device, help="where to compute, such as cuda; default: the CPU")
+    report.add_argument(
+        "--device", type=_read_device, help="where to compute, such as cuda; default: the CPU"
+    )
 
 
 def _add_soup(soup: argparse.ArgumentParser) -> None:
@@ -119,7 +121,9 @@ def _add_soup(soup: argparse.ArgumentParser) -> None:
     soup.add_argument("--base", help="what the ingredients were fine-tuned from")
     soup.add_argument("--t", type=float, help="slerp: 0 is the first ingredient, 1 the second")
     soup.add_argument("--density", type=float, help="share of the changes to keep")
-    soup.add_argument("--scale", type=float, help="factor of the changes that are added to the base")
+    soup.add_argument(
+        "--scale", type=float, help="factor of the changes that are added to the base"
+    )
     soup.add_argument("--seed", type=int, help="seed of the choice of changes that dare keeps")
     soup.add_argument("--shard-size", default="5GB", help="of a folder's files; default: 5GB")
     soup.add_argument(
