@@ -603,7 +603,7 @@ files = [checkpoints.open_checkpoint(f"{folder.name}/{name}") for name in pool]
 
 # %%
 out = checkpoints.save_weights(averaging.average(files, lazy=True), f"{folder.name}/soup", **shards)
-print(*sorted(path.name for path in out.iterdir()))
+print(*sorted(path.name for path in out.glob("model*")))
 back = checkpoints.open_checkpoint(out)
 print("equal:", all(torch.allclose(W, by_hand[name], atol=1e-6) for name, W in back.items()))
 folder.cleanup()
