@@ -11,6 +11,7 @@ from wskit._base.checks import check_choice
 from wskit._base.files import hash_file, write_atomically
 from wskit._base.layout import check_one_architecture, layout_of
 from wskit._base.weights import LazyWeights, as_weights, header, name_models, ties
+from wskit.errors import DataError
 from wskit.errors import GeometryError as Refused
 
 
@@ -188,6 +189,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert target.read_text() == "new"
     assert hash_file(target)[:8] == "11507a0e"
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~_umask()
+
+
+def test_an_error_of_the_kit_s_own_stays_itself(tmp_path):
+    lost = DataError("the download was cancelled")  # an OSError too
+    with pytest.raises(DataError) as caught, write_atomically(tmp_path / "x", Refused):
+        raise lost
+    assert caught.value is lost
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):

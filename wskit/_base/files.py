@@ -57,6 +57,8 @@ def explain_write_errors(target: Path, error: type[WskitError]) -> Iterator[None
     """Turn an `OSError` of the block into one sentence that names `target` and the remedy."""
     try:
         yield
+    except WskitError:  # a DataError is an OSError, and says already what is wrong
+        raise
     except OSError as reason:
         raise error(
             f"{target}: cannot be written ({reason.strerror or reason}); free some space or choose "
