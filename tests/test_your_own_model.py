@@ -15,8 +15,8 @@ import torch
 from notebook_kit import NOTEBOOKS, ROOT
 from torch import nn
 
+from wskit._base.weights import DerivedWeights
 from wskit.checkpoints import save_weights
-from wskit.spectra import DerivedWeights
 
 SOURCE = NOTEBOOKS / "src" / "06_your_own_model.py"
 

@@ -7,7 +7,7 @@ reads or computes its tensors on access is a `LazyWeights`; any other one holds 
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -75,6 +75,28 @@ class LazyWeights(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return any(name == known for known in self)  # Mapping's own reads the tensor
+
+
+class DerivedWeights(LazyWeights):
+    """Weights with the names, shapes and dtypes of `like`; a subclass defines the tensors."""
+
+    def __init__(self, like: Mapping[str, Tensor]) -> None:
+        self._like = like
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._like
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._like)
+
+    def __len__(self) -> int:
+        return len(self._like)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return header(self._like, name)[0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return header(self._like, name)[1]
 
 
 class ModuleWeights(dict[str, Tensor]):
@@ -169,6 +191,13 @@ def header(weights: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], t
         return tuple(weights.shape(name)), weights.dtype(name)
     tensor = weights[name]
     return tuple(tensor.shape), tensor.dtype
+
+
+def read_rows(weights: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor:
+    """Return the rows ``start`` to ``stop`` of a tensor; a lazy mapping may read just these."""
+    if isinstance(weights, LazyWeights):
+        return weights.rows(name, start, stop)
+    return weights[name][start:stop]
 
 
 def ties(weights: Mapping[str, Tensor]) -> dict[str, str]:

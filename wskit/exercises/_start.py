@@ -2,7 +2,6 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wskit._base.weights import LazyWeights
+from wskit._base.weights import DerivedWeights
 from wskit.errors import WskitError
 from wskit.exercises._verdict import (
     Answer,
@@ -88,29 +87,17 @@ def check_count_weights(count_weights: Answer) -> None:
     )
 
 
-class _Unread(LazyWeights):
+class _Unread(DerivedWeights):
     """A checkpoint that remembers which of its tensors were read."""
 
     def __init__(self, weights: Weights) -> None:
-        self._weights = weights
+        super().__init__(weights)
         self.read: set[str] = set()
         self.nbytes = sum(W.nbytes for W in weights.values())
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._weights[name].shape)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._weights[name].dtype
-
     def __getitem__(self, name: str) -> Tensor:
         self.read.add(name)
-        return self._weights[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+        return self._like[name]
 
 
 @self_check("same function, a vector of another length.")

@@ -1,6 +1,5 @@
 """The matrices in a set of weights, and their eigenvalues. Tensors in, spectra out."""
 
-from wskit.spectra._controls import DerivedWeights as DerivedWeights
 from wskit.spectra._controls import aspect_spectrum, difference, shuffled, shuffled_weights
 from wskit.spectra._density import spectral_density
 from wskit.spectra._eigen import Spectrum, spectra, spectrum

@@ -1,13 +1,13 @@
 """What a spectrum is compared with: shuffled weights, another checkpoint, windows of one shape."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wskit._base.weights import LazyWeights, as_weights, header
+from wskit._base.weights import DerivedWeights, LazyWeights, as_weights, header, read_rows
 from wskit.errors import SpectrumError
 from wskit.spectra._eigen import Spectrum, spectrum
 
@@ -164,28 +164,6 @@ def aspect_spectrum(
     return spectrum(windows.flatten(0, 1).movedim(0, 2), device=device, name=name)
 
 
-class DerivedWeights(LazyWeights):
-    """Weights with the names, shapes and dtypes of `like`; a subclass defines the tensors."""
-
-    def __init__(self, like: Mapping[str, Tensor]) -> None:
-        self._like = like
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._like
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._like)
-
-    def __len__(self) -> int:
-        return len(self._like)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return header(self._like, name)[0]
-
-    def dtype(self, name: str) -> torch.dtype:
-        return header(self._like, name)[1]
-
-
 class _Shuffled(DerivedWeights):
     def __init__(self, weights: Mapping[str, Tensor], seed: int) -> None:
         super().__init__(weights)
@@ -209,11 +187,7 @@ class _Difference(DerivedWeights):
         return all(m.block_reads for m in both if isinstance(m, LazyWeights))
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        ours, theirs = (
-            m.rows(name, start, stop) if isinstance(m, LazyWeights) else m[name][start:stop]
-            for m in (self._like, self._base)
-        )
-        return _subtract(ours, theirs)
+        return _subtract(*(read_rows(m, name, start, stop) for m in (self._like, self._base)))
 
 
 def _subtract(W: Tensor, W0: Tensor) -> Tensor:

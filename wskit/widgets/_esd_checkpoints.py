@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from wskit._base.weights import LazyWeights
+from wskit._base.weights import DerivedWeights, LazyWeights, read_rows
 from wskit._texts import size_text
 from wskit.checkpoints import Checkpoint
 from wskit.errors import SpectrumError
-from wskit.spectra import ConvRule, DerivedWeights, inventory
+from wskit.spectra import ConvRule, inventory
 from wskit.widgets._panel import open_weights
 
 Weights = Mapping[str, Tensor]
@@ -81,9 +81,7 @@ class WatchedWeights(DerivedWeights):
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         self._note(name)
-        if isinstance(self._like, LazyWeights):
-            return self._like.rows(name, start, stop)
-        return self._like[name][start:stop]
+        return read_rows(self._like, name, start, stop)
 
     def _note(self, name: str) -> None:
         self._seen.add(name)
