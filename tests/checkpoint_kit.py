@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from wskit._base.weights import LazyWeights
+from wskit._base.weights import DerivedWeights
 
 OLD_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 FORMATS = ("safetensors", "zip", "old", "npz")
@@ -26,27 +26,16 @@ def weights() -> dict[str, torch.Tensor]:
     }
 
 
-class Lazy(LazyWeights):
+class Lazy(DerivedWeights):
     """A dict of tensors as lazy weights, which note what is read of them."""
 
     def __init__(self, values: dict[str, torch.Tensor]) -> None:
-        self.values_, self.reads = values, []
+        super().__init__(values)
+        self.reads = []
 
     def __getitem__(self, name):
         self.reads.append(name)
-        return self.values_[name]
-
-    def __iter__(self):
-        return iter(self.values_)
-
-    def __len__(self):
-        return len(self.values_)
-
-    def shape(self, name):
-        return tuple(self.values_[name].shape)
-
-    def dtype(self, name):
-        return self.values_[name].dtype
+        return self._like[name]
 
 
 class Blocks(Lazy):
@@ -60,7 +49,7 @@ class Blocks(Lazy):
 
     def read_block(self, name, start, stop, out=None):
         self.reads.append((name, start, stop))
-        return out.copy_(self.values_[name].reshape(-1)[start:stop])
+        return out.copy_(self._like[name].reshape(-1)[start:stop])
 
 
 class Fresh(dict):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from wskit._base.weights import LazyWeights
+from wskit._base.weights import DerivedWeights
 from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import AveragingError, SoupError
 from wskit.soups import greedy_soup, held_out_score, learned_soup, uniform_soup
@@ -237,27 +237,16 @@ def test_a_callback_stops_the_search(n):
 # --- reads and memory -------------------------------------------------------------------------
 
 
-class Counted(LazyWeights):
+class Counted(DerivedWeights):
     """A model that counts how often each tensor is read."""
 
     def __init__(self, model):
-        self._model, self.reads = model, dict.fromkeys(model, 0)
+        super().__init__(model)
+        self.reads = dict.fromkeys(model, 0)
 
     def __getitem__(self, name):
         self.reads[name] += 1
-        return self._model[name]
-
-    def __iter__(self):
-        return iter(self._model)
-
-    def __len__(self):
-        return len(self._model)
-
-    def shape(self, name):
-        return tuple(self._model[name].shape)
-
-    def dtype(self, name):
-        return self._model[name].dtype
+        return self._like[name]
 
 
 def test_each_candidate_is_read_once_after_sorting(without_type_checks):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from wskit._base.weights import LazyWeights
+from wskit._base.weights import DerivedWeights
 from wskit.checkpoints import open_checkpoint, save_weights
 from wskit.errors import SpectrumError
 from wskit.spectra import (
@@ -134,33 +134,22 @@ def test_matrices_and_inventory_name_every_tensor_once():
     assert table["n_parameters"].sum() == sum(W.numel() for W in WEIGHTS.values())
 
 
-class Lazy(LazyWeights):
+class Lazy(DerivedWeights):
     """Weights that note which tensors, and which rows of them, are read."""
 
     block_reads = True
 
     def __init__(self, weights):
-        self.weights, self.read, self.blocks = weights, [], []
+        super().__init__(weights)
+        self.read, self.blocks = [], []
 
     def __getitem__(self, name):
         self.read.append(name)
-        return self.weights[name]
-
-    def __iter__(self):
-        return iter(self.weights)
-
-    def __len__(self):
-        return len(self.weights)
-
-    def shape(self, name):
-        return tuple(self.weights[name].shape)
-
-    def dtype(self, name):
-        return self.weights[name].dtype
+        return self._like[name]
 
     def rows(self, name, start, stop):
         self.blocks.append((start, stop))
-        return self.weights[name][start:stop]
+        return self._like[name][start:stop]
 
 
 def test_matrices_reads_only_what_it_yields(without_type_checks):
