@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wskit import __version__, averaging
-from wskit.checkpoints import hash_files, open_checkpoint, save_weights
+from wskit.checkpoints import Checkpoint, hash_files, open_checkpoint, save_weights
 from wskit.errors import WskitError
 
 # What each method needs, and what it may have beside that.
@@ -34,8 +34,10 @@ def run(options: argparse.Namespace) -> int:
     chosen, size = _chosen(options), _bytes(options.shard_size)
     copy_from = _ingredient(options, options.copy_from) if options.copy_from is not None else None
     base = chosen.pop("base", None)
-    models: list[Mapping[str, Tensor]] = [open_checkpoint(path) for path in options.ingredients]
-    merged = _merge(options.method, models, base and open_checkpoint(base), chosen)
+    models = [open_checkpoint(path) for path in options.ingredients]
+    origin = open_checkpoint(base) if base else None
+    _check_output(Path(options.output).expanduser(), [*models, *([origin] if origin else [])])
+    merged = _merge(options.method, models, origin, chosen)
     sources = {path: hash_files(path) for path in [*options.ingredients, *([base] if base else [])]}
     made_of = {
         "wskit": __version__,
@@ -47,7 +49,6 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.method == "linear":
         made_of.setdefault("coefficients", [1 / len(models)] * len(models))
-    _check_output(Path(options.output).expanduser(), sources)
     path = save_weights(
         merged,
         options.output,
@@ -72,21 +73,18 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _check_output(output: Path, sources: Mapping[str, Mapping[str, str]]) -> None:
+def _check_output(output: Path, ingredients: Iterable[Checkpoint]) -> None:
     """Refuse an output that is, holds or leads to an ingredient, or a file that is no soup."""
     target = output.resolve()
-    for source, hashes in sources.items():
-        place = Path(source).expanduser().resolve()
-        folder = place if place.is_dir() else place.parent
-        files = [place, *(folder / name for name in hashes)]
-        if target in place.parents or any(
-            target == file.resolve()
-            or (output.exists() and file.exists() and output.samefile(file))
-            for file in files
-        ):
-            raise WskitError(
-                f"{output}: the soup would replace its ingredient {source}; choose another name."
-            )
+    for ingredient in ingredients:
+        for file in ingredient.files:
+            place, folder = file.resolve(), file.parent.resolve()
+            held = target in {place, *place.parents, folder, *folder.parents}
+            if held or (output.exists() and output.samefile(file)):
+                raise WskitError(
+                    f"{output}: the soup would replace its ingredient {ingredient.source}; choose "
+                    "another name."
+                )
     if output.is_file() and "soup" not in open_checkpoint(output).metadata:
         raise WskitError(
             f"{output}: expected nothing or an earlier soup, got a file that wskit soup did not "
@@ -105,7 +103,7 @@ def _ingredient(options: argparse.Namespace, number: int) -> Path:
 
 def _merge(
     method: str,
-    models: list[Mapping[str, Tensor]],
+    models: Sequence[Mapping[str, Tensor]],
     base: Mapping[str, Tensor] | None,
     chosen: Mapping[str, Any],
 ) -> Mapping[str, Tensor]:
